@@ -1,0 +1,208 @@
+//! The operator's configuration: a TOML file, `WARREN_…` environment variables and flags, the
+//! later over the earlier. Unknown keys are errors wherever they come from.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use figment::Figment;
+use figment::providers::{Env, Format, Serialized, Toml};
+use serde::{Deserialize, Serialize};
+
+use crate::plugin::manifest::Limits;
+
+/// Every setting, with its default.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Config {
+    /// `embedded`: the in-process broker, in memory.
+    pub broker: String,
+    /// The directory whose sub-folders are plugins.
+    pub plugins: PathBuf,
+    /// Guests that run at a time; 0: one a core.
+    pub slots: usize,
+    /// Threads of the tensor engine; 0: one a core.
+    pub tensor_threads: usize,
+    /// Unsettled deliveries a queue; 0: sized from the slots.
+    pub prefetch: u16,
+    /// Scratch directories are made here; none: the system's temporary directory.
+    pub scratch: Option<PathBuf>,
+    /// Delays of the retry tiers, ms, shortest first.
+    pub retry_delays_ms: Vec<u64>,
+    /// The most that any plugin may use, whatever its manifest says.
+    pub limits: Limits,
+    /// Inputs and outputs by reference.
+    pub artifacts: Artifacts,
+    /// The response queue's name for jobs without a reply address.
+    pub responses_queue: String,
+    /// How long running jobs may take to finish at shutdown, ms.
+    pub drain_ms: u64,
+    /// How often a job's statuses go out at most, ms between two.
+    pub status_interval_ms: u64,
+    /// Reset instance memory by scanning the page map: faster, but only safe without swap.
+    pub pagemap_scan: bool,
+}
+
+/// Inputs and outputs by reference.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Artifacts {
+    /// Directories from which `file://` references may be read.
+    pub read: Vec<PathBuf>,
+    /// Where outputs that leave by reference are written; none: everything goes inline.
+    pub write: Option<PathBuf>,
+    /// Outputs above this size leave by reference, KiB.
+    pub inline_kib: u64,
+    /// Largest referenced input, MiB.
+    pub max_input_mib: u64,
+}
+
+impl Default for Artifacts {
+    fn default() -> Self {
+        Self { read: Vec::new(), write: None, inline_kib: 1024, max_input_mib: 256 }
+    }
+}
+
+impl Default for Config {
+    fn default() -> Self {
+        Self {
+            broker: "embedded".into(),
+            plugins: "plugins".into(),
+            slots: 0,
+            tensor_threads: 0,
+            prefetch: 0,
+            scratch: None,
+            retry_delays_ms: vec![1_000, 10_000, 60_000],
+            limits: Limits {
+                memory_mib: 2048,
+                wall_ms: 3_600_000,
+                stall_ms: 600_000,
+                device_mib: 8192,
+                assets_mib: 8192,
+                output_mib: 512,
+                events: 1_000_000,
+                log_kib: 4096,
+            },
+            artifacts: Artifacts::default(),
+            responses_queue: "warren.responses".into(),
+            drain_ms: 30_000,
+            status_interval_ms: 50,
+            pagemap_scan: true,
+        }
+    }
+}
+
+/// Why a configuration is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A file that was named is not there.
+    #[error("config file {0}: not found")]
+    Missing(PathBuf),
+    /// An unknown key, a wrong type, or not TOML. The text names key and source.
+    #[error("config: {0}")]
+    Read(Box<figment::Error>),
+    /// A value that makes no sense.
+    #[error("config: {key}: {problem}")]
+    Invalid {
+        /// Which key.
+        key: &'static str,
+        /// What is wrong and what is wanted.
+        problem: String,
+    },
+}
+
+impl Config {
+    /// Defaults, then `file`, then the environment (`WARREN_SLOTS`, `WARREN_LIMITS__WALL_MS` …), then
+    /// `flags`, which holds only what was given on the command line.
+    pub fn load(file: Option<&Path>, flags: impl Serialize) -> Result<Self, ConfigError> {
+        let mut figment = Figment::from(Serialized::defaults(Self::default()));
+        if let Some(path) = file {
+            if !path.is_file() {
+                return Err(ConfigError::Missing(path.to_owned()));
+            }
+            figment = figment.merge(Toml::file_exact(path));
+        }
+        let figment = figment
+            .merge(Env::prefixed("WARREN_").ignore(&["config", "log"]).split("__"))
+            .merge(Serialized::globals(flags));
+        let config: Self = figment.extract().map_err(|e| ConfigError::Read(Box::new(e)))?;
+        config.check()?;
+        Ok(config)
+    }
+
+    fn check(&self) -> Result<(), ConfigError> {
+        let bad = |key, problem: String| Err(ConfigError::Invalid { key, problem });
+        if self.broker != "embedded" {
+            return bad("broker", format!("{:?}: this version serves \"embedded\" only", self.broker));
+        }
+        if self.retry_delays_ms.is_empty() || self.retry_delays_ms.contains(&0) {
+            return bad("retry_delays_ms", "list at least one delay, each at least 1".into());
+        }
+        if self.limits.memory_mib == 0 || self.limits.memory_mib > 4096 {
+            return bad("limits.memory_mib", format!("{}: use 1 to 4096", self.limits.memory_mib));
+        }
+        if self.responses_queue.is_empty() {
+            return bad("responses_queue", "must not be empty".into());
+        }
+        Ok(())
+    }
+
+    /// Guests that run at a time.
+    pub fn slot_count(&self) -> usize {
+        match self.slots {
+            0 => std::thread::available_parallelism().map_or(1, usize::from),
+            n => n,
+        }
+    }
+
+    /// Unsettled deliveries a queue: what runs, and as much again as a confirm's time takes.
+    pub fn prefetch_count(&self) -> u16 {
+        match self.prefetch {
+            0 => u16::try_from(self.slot_count().saturating_mul(64).clamp(64, 1024)).unwrap_or(1024),
+            n => n,
+        }
+    }
+
+    /// Longest drain.
+    pub fn drain(&self) -> Duration {
+        Duration::from_millis(self.drain_ms)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Serialize)]
+    struct Flags {
+        #[serde(skip_serializing_if = "Option::is_none")]
+        slots: Option<usize>,
+    }
+
+    #[test]
+    fn flag_over_environment_over_file_over_default() {
+        figment::Jail::expect_with(|jail| {
+            jail.create_file("w.toml", "slots = 2\ndrain_ms = 7\n[limits]\nwall_ms = 5\n")?;
+            let path = Path::new("w.toml");
+            let load = |flag| Config::load(Some(path), Flags { slots: flag }).expect("loads");
+            assert_eq!((load(None).slots, load(None).drain_ms, load(None).limits.wall_ms), (2, 7, 5));
+            jail.set_env("WARREN_SLOTS", "3");
+            jail.set_env("WARREN_LIMITS__WALL_MS", "9");
+            assert_eq!((load(None).slots, load(None).limits.wall_ms), (3, 9));
+            assert_eq!(load(Some(4)).slots, 4);
+            Ok(())
+        });
+    }
+
+    #[test]
+    fn unknown_keys_are_named_whatever_their_source() {
+        figment::Jail::expect_with(|jail| {
+            jail.create_file("w.toml", "slotz = 2\n")?;
+            let error = Config::load(Some(Path::new("w.toml")), Flags { slots: None }).expect_err("refused");
+            assert!(error.to_string().contains("slotz"), "{error}");
+            jail.set_env("WARREN_COLOUR", "3");
+            let error = Config::load(None, Flags { slots: None }).expect_err("refused");
+            assert!(error.to_string().contains("colour"), "{error}");
+            Ok(())
+        });
+    }
+}

@@ -1,0 +1,15 @@
+//! Warren: a host for untrusted inference code. See ARCHITECTURE.md for the way of a job.
+
+pub mod artifacts;
+pub mod broker;
+pub mod config;
+pub mod host;
+pub mod intake;
+pub mod job;
+pub mod plugin;
+pub mod relay;
+pub mod sandbox;
+pub mod schedule;
+pub mod settle;
+pub mod topology;
+pub mod wire;

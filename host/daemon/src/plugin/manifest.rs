@@ -1,0 +1,360 @@
+//! `plugin.toml`: what a plugin says about itself. Unknown keys are errors, so that a typing
+//! mistake is not a silently ignored limit.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+/// The file's name in a plugin's folder.
+pub const FILE_NAME: &str = "plugin.toml";
+
+/// The whole file.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Manifest {
+    /// Lower-case letters, digits and `-`; at most 64.
+    pub name: String,
+    /// Semantic version.
+    pub version: String,
+    /// A line for people.
+    #[serde(default)]
+    pub description: String,
+    /// The models it serves: routing keys.
+    pub models: Vec<String>,
+    /// The component's file, relative to the folder.
+    pub component: String,
+    /// What the component must hash to (lower-case hex).
+    #[serde(default)]
+    pub sha256: Option<String>,
+    /// Inputs in Open Inference Protocol terms. None listed: anything goes.
+    #[serde(default)]
+    pub inputs: Vec<TensorMetadata>,
+    /// Outputs in Open Inference Protocol terms.
+    #[serde(default)]
+    pub outputs: Vec<TensorMetadata>,
+    /// Further files that the plugin needs beside it, with their digests.
+    #[serde(default)]
+    pub files: Vec<FileDigest>,
+    /// What it may use.
+    #[serde(default)]
+    pub limits: Limits,
+    /// How many jobs one call may get.
+    #[serde(default)]
+    pub batch: Batch,
+    /// What happens to failed attempts.
+    #[serde(default)]
+    pub retry: Retry,
+    /// What it asks for beyond the default sandbox. Granted only if the operator's config does too.
+    #[serde(default)]
+    pub capabilities: BTreeSet<Capability>,
+}
+
+/// One input or output.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct TensorMetadata {
+    /// Its name.
+    pub name: String,
+    /// Open Inference Protocol data type, e.g. `FP32` or `BYTES`.
+    pub datatype: String,
+    /// Dimensions; -1 is any size.
+    pub shape: Vec<i64>,
+    /// The request need not have it.
+    #[serde(default)]
+    pub optional: bool,
+    /// An output that always leaves by reference, whatever its size.
+    #[serde(default)]
+    pub artifact: bool,
+}
+
+/// A file beside the component.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct FileDigest {
+    /// Path relative to the folder.
+    pub name: String,
+    /// Lower-case hex.
+    pub sha256: String,
+}
+
+/// What a plugin may use. The operator's config caps each.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Linear memory, MiB.
+    pub memory_mib: u64,
+    /// Wall time of one call, ms.
+    pub wall_ms: u64,
+    /// Time without a status or tensor work, ms.
+    pub stall_ms: u64,
+    /// Device memory of one job's tensors, MiB.
+    pub device_mib: u64,
+    /// Device memory and bytes of the assets, MiB.
+    pub assets_mib: u64,
+    /// Outputs and partials of one job, MiB.
+    pub output_mib: u64,
+    /// Events that one job may report.
+    pub events: u64,
+    /// Log of one job, KiB.
+    pub log_kib: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_mib: 256,
+            wall_ms: 60_000,
+            stall_ms: 30_000,
+            device_mib: 1024,
+            assets_mib: 1024,
+            output_mib: 64,
+            events: 100_000,
+            log_kib: 256,
+        }
+    }
+}
+
+impl Limits {
+    /// The smaller of each.
+    pub fn capped(&self, cap: &Self) -> Self {
+        Self {
+            memory_mib: self.memory_mib.min(cap.memory_mib),
+            wall_ms: self.wall_ms.min(cap.wall_ms),
+            stall_ms: self.stall_ms.min(cap.stall_ms),
+            device_mib: self.device_mib.min(cap.device_mib),
+            assets_mib: self.assets_mib.min(cap.assets_mib),
+            output_mib: self.output_mib.min(cap.output_mib),
+            events: self.events.min(cap.events),
+            log_kib: self.log_kib.min(cap.log_kib),
+        }
+    }
+
+    /// Wall time of one call.
+    pub fn wall(&self) -> Duration {
+        Duration::from_millis(self.wall_ms)
+    }
+
+    /// Longest silence.
+    pub fn stall(&self) -> Duration {
+        Duration::from_millis(self.stall_ms)
+    }
+}
+
+/// MiB in bytes, without overflow.
+pub fn mib(n: u64) -> u64 {
+    n.saturating_mul(1 << 20)
+}
+
+/// How many jobs one call may get.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Batch {
+    /// Most jobs in a call.
+    pub max_size: u32,
+    /// How long the first job waits for company, ms.
+    pub max_delay_ms: u64,
+}
+
+impl Default for Batch {
+    fn default() -> Self {
+        Self { max_size: 1, max_delay_ms: 0 }
+    }
+}
+
+/// What happens to failed attempts.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Retry {
+    /// Attempts in all.
+    pub attempts: u32,
+}
+
+impl Default for Retry {
+    fn default() -> Self {
+        Self { attempts: 3 }
+    }
+}
+
+/// Something beyond the default sandbox.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Deserialize, Serialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Capability {
+    /// Environment variables that the operator lists for the plugin.
+    Environment,
+}
+
+/// Why a manifest is refused.
+#[derive(Debug, thiserror::Error)]
+pub enum ManifestError {
+    /// The file cannot be read.
+    #[error("cannot read {path}: {source}")]
+    Read {
+        /// Where.
+        path: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// Not TOML, a missing or unknown key, or a value of the wrong type.
+    #[error("{path}: {source}")]
+    Parse {
+        /// Where.
+        path: String,
+        /// What the parser says, with line and column.
+        source: Box<toml::de::Error>,
+    },
+    /// A value that makes no sense.
+    #[error("{path}: {key}: {problem}")]
+    Invalid {
+        /// Where.
+        path: String,
+        /// Which key.
+        key: String,
+        /// What is wrong and what is wanted.
+        problem: String,
+    },
+}
+
+const DATATYPES: [&str; 10] =
+    ["BOOL", "UINT8", "UINT32", "UINT64", "INT8", "INT32", "INT64", "FP16", "FP32", "BYTES"];
+
+impl Manifest {
+    /// Reads and checks `folder/plugin.toml`.
+    pub fn read(folder: &Path) -> Result<Self, ManifestError> {
+        let path = folder.join(FILE_NAME);
+        let shown = path.display().to_string();
+        let text = std::fs::read_to_string(&path)
+            .map_err(|source| ManifestError::Read { path: shown.clone(), source })?;
+        Self::parse(&text, &shown)
+    }
+
+    /// Parses and checks the text of a manifest; `path` is for errors.
+    pub fn parse(text: &str, path: &str) -> Result<Self, ManifestError> {
+        let manifest: Self = toml::from_str(text)
+            .map_err(|source| ManifestError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        manifest
+            .check()
+            .map_err(|(key, problem)| ManifestError::Invalid { path: path.to_owned(), key, problem })?;
+        Ok(manifest)
+    }
+
+    fn check(&self) -> Result<(), (String, String)> {
+        let bad = |key: &str, problem: String| Err((key.to_owned(), problem));
+        let plain = |s: &str| s.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || b == b'-');
+        if self.name.is_empty() || self.name.len() > 64 || !plain(&self.name) {
+            return bad("name", format!("{:?}: use 1 to 64 lower-case letters, digits and '-'", self.name));
+        }
+        let parts: Vec<&str> = self.version.splitn(3, '.').collect();
+        let numeric = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit());
+        let patch = parts.get(2).map(|p| p.split(['-', '+']).next().unwrap_or_default());
+        if !(parts.iter().take(2).filter(|p| numeric(p)).count() == 2 && patch.as_ref().is_some_and(numeric)) {
+            return bad("version", format!("{:?}: use a semantic version such as 1.2.3", self.version));
+        }
+        if self.models.is_empty() {
+            return bad("models", "list at least one model".into());
+        }
+        for model in &self.models {
+            check_model(model).or_else(|problem| bad("models", problem))?;
+        }
+        for (key, path) in std::iter::once(("component", &self.component))
+            .chain(self.files.iter().map(|f| ("files.name", &f.name)))
+        {
+            let inside = Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
+            if path.is_empty() || !inside {
+                return bad(key, format!("{path:?}: use a path inside the plugin's folder"));
+            }
+        }
+        for (key, digest) in self.sha256.iter().map(|d| ("sha256", d)).chain(self.files.iter().map(|f| ("files.sha256", &f.sha256)))
+        {
+            if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+                return bad(key, format!("{digest:?}: use 64 lower-case hexadecimal digits"));
+            }
+        }
+        for (key, list) in [("inputs", &self.inputs), ("outputs", &self.outputs)] {
+            let mut names = BTreeSet::new();
+            for tensor in list {
+                if tensor.name.is_empty() || !names.insert(&tensor.name) {
+                    return bad(key, format!("{:?}: names must be unique and not empty", tensor.name));
+                }
+                if !DATATYPES.contains(&tensor.datatype.as_str()) {
+                    return bad(key, format!("{:?}: data type {:?} is none of {DATATYPES:?}", tensor.name, tensor.datatype));
+                }
+                if tensor.shape.len() > 8 || tensor.shape.iter().any(|d| *d < -1 || *d > i64::from(u32::MAX)) {
+                    return bad(key, format!("{:?}: shape {:?}: use at most 8 dimensions, -1 for any size", tensor.name, tensor.shape));
+                }
+            }
+        }
+        let limits = &self.limits;
+        for (key, value) in [
+            ("limits.memory_mib", limits.memory_mib),
+            ("limits.wall_ms", limits.wall_ms),
+            ("limits.stall_ms", limits.stall_ms),
+            ("batch.max_size", u64::from(self.batch.max_size)),
+            ("retry.attempts", u64::from(self.retry.attempts)),
+        ] {
+            if value == 0 {
+                return bad(key, "must be at least 1".into());
+            }
+        }
+        Ok(())
+    }
+}
+
+/// A model's name becomes part of queue names and routing keys.
+pub fn check_model(model: &str) -> Result<(), String> {
+    let fits = !model.is_empty()
+        && model.len() <= 128
+        && model.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.' | b':' | b'@'))
+        && !model.starts_with('.')
+        && !model.ends_with('.')
+        && !model.contains("..");
+    if !fits {
+        return Err(format!("{model:?}: use 1 to 128 letters, digits and '-_.:@', no dot at the ends or twice"));
+    }
+    if [".urgent", ".bulk"].iter().any(|c| model.ends_with(c)) {
+        return Err(format!("{model:?}: must not end in a priority class (.urgent, .bulk)"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const GOOD: &str = "name = \"a\"\nversion = \"1.2.3\"\nmodels = [\"m\"]\ncomponent = \"a.wasm\"\n";
+
+    #[test]
+    fn a_small_manifest_gets_the_defaults() {
+        let manifest = Manifest::parse(GOOD, "plugin.toml").expect("parses");
+        assert_eq!(manifest.limits, Limits::default());
+        assert_eq!(manifest.batch.max_size, 1);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named() {
+        for (extra, expect) in [
+            ("colour = 1\n", "unknown field `colour`"),
+            ("[limits]\nmemory = 3\n", "unknown field `memory`"),
+            ("[limits]\nwall_ms = 0\n", "limits.wall_ms"),
+            ("sha256 = \"xyz\"\n", "sha256"),
+            ("[[inputs]]\nname = \"x\"\ndatatype = \"F32\"\nshape = [1]\n", "F32"),
+            ("capabilities = [\"root\"]\n", "root"),
+        ] {
+            let error = Manifest::parse(&format!("{GOOD}{extra}"), "p/plugin.toml").expect_err(extra).to_string();
+            assert!(error.contains(expect) && error.contains("p/plugin.toml"), "{extra}: {error}");
+        }
+        for (from, to, expect) in [
+            ("\"a.wasm\"", "\"../a.wasm\"", "component"),
+            ("\"a.wasm\"", "\"/a.wasm\"", "component"),
+            ("1.2.3", "1.2", "version"),
+            ("[\"m\"]", "[]", "models"),
+            ("[\"m\"]", "[\"m.bulk\"]", "priority class"),
+            ("[\"m\"]", "[\"a b\"]", "models"),
+            ("name = \"a\"", "name = \"A\"", "name"),
+        ] {
+            let error = Manifest::parse(&GOOD.replace(from, to), "plugin.toml").expect_err(to).to_string();
+            assert!(error.contains(expect), "{to}: {error}");
+        }
+    }
+}

@@ -1,0 +1,203 @@
+//! Plugins: their manifests, loading them, and which of them serve which model.
+
+pub mod manifest;
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
+
+use crate::artifacts::sha256_hex;
+use crate::job::Identity;
+use crate::sandbox::{Guest, Sandbox, SandboxError};
+use manifest::{Limits, Manifest, ManifestError};
+
+/// The largest component that is read.
+const MAX_COMPONENT: u64 = 512 << 20;
+
+/// A plugin version that is ready to run.
+pub struct Plugin {
+    /// What it says about itself.
+    pub manifest: Manifest,
+    /// Who it is, for events.
+    pub identity: Identity,
+    /// Its limits after the operator's cap.
+    pub limits: Limits,
+    /// What runs.
+    pub guest: Guest,
+    version: semver::Version,
+}
+
+/// Why a plugin is not served. Each says where and what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The manifest.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// A file that the manifest names.
+    #[error("{path}: {source}")]
+    Read {
+        /// Which file.
+        path: String,
+        /// Why it cannot be read.
+        source: std::io::Error,
+    },
+    /// A file that is not what the manifest says.
+    #[error("{path}: sha256 is {found}, the manifest says {expected}: the file was changed, or is another version")]
+    Digest {
+        /// Which file.
+        path: String,
+        /// What it hashes to.
+        found: String,
+        /// What the manifest says.
+        expected: String,
+    },
+    /// A component too large to be one.
+    #[error("{path}: {size} bytes: a component may have {MAX_COMPONENT}")]
+    TooLarge {
+        /// Which file.
+        path: String,
+        /// Its size.
+        size: u64,
+    },
+    /// The version is no semantic version after all.
+    #[error("{path}: version: {reason}")]
+    Version {
+        /// Which manifest.
+        path: String,
+        /// What the parser says.
+        reason: String,
+    },
+    /// Compiling, the world, or `prepare`.
+    #[error(transparent)]
+    Sandbox(#[from] SandboxError),
+    /// A plugin of that name and version is loaded already, with other bytes.
+    #[error("{folder}: {plugin} is loaded already from {other}: give the new one another version")]
+    Duplicate {
+        /// The folder refused.
+        folder: String,
+        /// `name@version`.
+        plugin: String,
+        /// The folder that serves it.
+        other: String,
+    },
+}
+
+/// A plugin's folder as read: manifest, component and its digest. Nothing has been compiled.
+pub struct Package {
+    /// The manifest.
+    pub manifest: Manifest,
+    /// The component's bytes: what is hashed is what is compiled.
+    pub component: Vec<u8>,
+    /// Lower-case hex.
+    pub sha256: String,
+    /// The folder, absolute.
+    pub folder: PathBuf,
+}
+
+impl Package {
+    /// Reads a plugin's folder and checks every digest that its manifest names. Blocks.
+    ///
+    /// # Errors
+    /// [`LoadError`].
+    pub fn read(folder: &Path) -> Result<Self, LoadError> {
+        let read = |path: &Path, source| LoadError::Read { path: path.display().to_string(), source };
+        let manifest = Manifest::read(folder)?;
+        let folder = folder.canonicalize().map_err(|e| read(folder, e))?;
+        let path = folder.join(&manifest.component);
+        let size = std::fs::metadata(&path).map_err(|e| read(&path, e))?.len();
+        if size > MAX_COMPONENT {
+            return Err(LoadError::TooLarge { path: path.display().to_string(), size });
+        }
+        let component = std::fs::read(&path).map_err(|e| read(&path, e))?;
+        let sha256 = sha256_hex(&component);
+        let check = |path: &Path, found: String, expected: &str| {
+            if found == expected {
+                return Ok(());
+            }
+            Err(LoadError::Digest { path: path.display().to_string(), found, expected: expected.to_owned() })
+        };
+        if let Some(expected) = &manifest.sha256 {
+            check(&path, sha256.clone(), expected)?;
+        }
+        for file in &manifest.files {
+            let path = folder.join(&file.name);
+            let bytes = std::fs::read(&path).map_err(|e| read(&path, e))?;
+            check(&path, sha256_hex(&bytes), &file.sha256)?;
+        }
+        Ok(Self { manifest, component, sha256, folder })
+    }
+
+    /// `name@version`.
+    pub fn name(&self) -> String {
+        format!("{}@{}", self.manifest.name, self.manifest.version)
+    }
+}
+
+/// Loads a plugin: read, hash, compile, check the world, run `prepare`.
+///
+/// # Errors
+/// [`LoadError`] with the step that failed.
+pub async fn load(folder: &Path, sandbox: &Arc<Sandbox>, cap: &Limits) -> Result<Plugin, LoadError> {
+    let (owned, engine) = (folder.to_owned(), Arc::clone(sandbox));
+    let compiled = tokio::task::spawn_blocking(move || {
+        let package = Package::read(&owned)?;
+        let path = package.folder.join(&package.manifest.component);
+        let compiled = engine.compile(&path.display().to_string(), &package.component)?;
+        Ok::<_, LoadError>((package, compiled))
+    });
+    let (package, compiled) = match compiled.await {
+        Ok(done) => done?,
+        Err(error) => {
+            let source = std::io::Error::other(error);
+            return Err(LoadError::Read { path: folder.display().to_string(), source });
+        }
+    };
+    let name: Arc<str> = package.name().into();
+    let limits = package.manifest.limits.capped(cap);
+    let version = semver::Version::parse(&package.manifest.version).map_err(|e| LoadError::Version {
+        path: package.folder.join(manifest::FILE_NAME).display().to_string(),
+        reason: e.to_string(),
+    })?;
+    let guest = sandbox.prepare(Arc::clone(&name), compiled, limits.clone(), package.folder).await?;
+    let digest: Arc<str> = format!("sha256:{}", package.sha256).into();
+    Ok(Plugin { manifest: package.manifest, identity: Identity { plugin: name, digest }, limits, guest, version })
+}
+
+/// The plugins in service, by model.
+#[derive(Default)]
+pub struct Plugins {
+    by_model: RwLock<HashMap<String, Vec<Arc<Plugin>>>>,
+}
+
+impl Plugins {
+    /// Puts a plugin into service for its models.
+    pub fn add(&self, plugin: Arc<Plugin>) {
+        let mut by_model = self.by_model.write().unwrap_or_else(PoisonError::into_inner);
+        for model in &plugin.manifest.models {
+            let serving = by_model.entry(model.clone()).or_default();
+            serving.retain(|p| p.identity.plugin != plugin.identity.plugin);
+            serving.push(Arc::clone(&plugin));
+            // Newest first; of equal versions the name decides, so that the order never depends on
+            // the order of loading.
+            serving.sort_by(|a, b| b.version.cmp(&a.version).then_with(|| a.manifest.name.cmp(&b.manifest.name)));
+        }
+    }
+
+    /// The candidates for a model, newest first.
+    pub fn candidates(&self, model: &str) -> Vec<Arc<Plugin>> {
+        self.by_model.read().unwrap_or_else(PoisonError::into_inner).get(model).cloned().unwrap_or_default()
+    }
+
+    /// The newest plugin of a model.
+    pub fn newest(&self, model: &str) -> Option<Arc<Plugin>> {
+        self.by_model.read().unwrap_or_else(PoisonError::into_inner).get(model)?.first().cloned()
+    }
+
+    /// Every model served, sorted.
+    pub fn models(&self) -> Vec<String> {
+        let mut models: Vec<String> =
+            self.by_model.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
+        models.sort_unstable();
+        models
+    }
+}

@@ -1,0 +1,231 @@
+//! The one writer of a job's events: numbers them, coalesces floods of statuses, publishes the
+//! final event last and waits for its confirm. Nothing else publishes to a reply address.
+
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant};
+
+use crate::broker::{Broker, BrokerError, Confirmation};
+use crate::job::{Envelope, EventsMode, Failure, Identity, Outputs, Progress};
+use crate::wire::{self, EventBody};
+
+/// What all of a host's relays share.
+pub struct Relays {
+    broker: Arc<dyn Broker>,
+    responses: String,
+    interval: Duration,
+    waiting: Mutex<Vec<Weak<Relay>>>,
+}
+
+/// One attempt's events.
+pub struct Relay {
+    shared: Arc<Relays>,
+    envelope: Envelope,
+    binary: bool,
+    inner: Mutex<Inner>,
+}
+
+struct Inner {
+    identity: Option<Identity>,
+    sequence: u32,
+    last_status: Option<Instant>,
+    held: Option<Progress>,
+    finished: bool,
+}
+
+/// Why the final event did not reach its address.
+#[derive(Debug, thiserror::Error)]
+pub enum RelayError {
+    /// The reply address leads to no queue, or its queue refuses messages.
+    #[error("the reply address {address:?} takes no messages: its queue is gone or full")]
+    Unroutable {
+        /// The address.
+        address: String,
+        /// The event, to be kept elsewhere.
+        event: Box<crate::broker::Message>,
+    },
+    /// The outputs cannot be written as the protocol wants them.
+    #[error("{0}")]
+    Encode(Failure),
+    /// The broker is gone: what it got is not known.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
+}
+
+/// The final event.
+pub enum Final<'a> {
+    /// The job is done.
+    Result(&'a Outputs),
+    /// The job failed for good.
+    Error(&'a Failure),
+}
+
+/// How often a final event that was returned or refused is published again, and the first pause.
+const ATTEMPTS: u32 = 4;
+const PAUSE: Duration = Duration::from_millis(25);
+
+impl Relays {
+    /// Relays that publish on `broker`; jobs without a reply address answer to queue `responses`; a
+    /// job's statuses are at least `interval` apart.
+    pub fn new(broker: Arc<dyn Broker>, responses: String, interval: Duration) -> Arc<Self> {
+        Arc::new(Self { broker, responses, interval, waiting: Mutex::new(Vec::new()) })
+    }
+
+    /// The relay of one attempt.
+    pub fn open(self: &Arc<Self>, envelope: Envelope, binary: bool) -> Arc<Relay> {
+        Arc::new(Relay {
+            shared: Arc::clone(self),
+            envelope,
+            binary,
+            inner: Mutex::new(Inner {
+                identity: None,
+                sequence: 0,
+                last_status: None,
+                held: None,
+                finished: false,
+            }),
+        })
+    }
+
+    /// Publishes held statuses whose time has come. Called every few milliseconds.
+    pub fn flush(&self) {
+        let due: Vec<Arc<Relay>> = {
+            let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = waiting.iter().filter_map(Weak::upgrade).collect();
+            waiting.clear();
+            due
+        };
+        for relay in due {
+            if !relay.flush(false) {
+                let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                waiting.push(Arc::downgrade(&relay));
+            }
+        }
+    }
+}
+
+impl Relay {
+    /// Names the plugin that works on the job, from now on.
+    pub fn identify(&self, identity: Identity) {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).identity = Some(identity);
+    }
+
+    /// Who works on the job.
+    pub fn identity(&self) -> Option<Identity> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).identity.clone()
+    }
+
+    /// Publishes a status or a partial. Statuses that follow each other too fast are held: the
+    /// newest replaces the one held. Never blocks.
+    pub fn progress(self: &Arc<Self>, progress: Progress) {
+        if self.envelope.events == EventsMode::Final {
+            return;
+        }
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if inner.finished {
+            return;
+        }
+        match progress {
+            Progress::Partial(_) => {
+                // What was said before the partial goes out before it.
+                if let Some(held) = inner.held.take() {
+                    self.publish(&mut inner, &held);
+                }
+                self.publish(&mut inner, &progress);
+            }
+            Progress::Status { .. } => {
+                let soon = inner.last_status.is_some_and(|t| t.elapsed() < self.shared.interval);
+                if soon {
+                    if inner.held.replace(progress).is_none() {
+                        drop(inner);
+                        let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+                        waiting.push(Arc::downgrade(self));
+                    }
+                } else {
+                    inner.held = None;
+                    inner.last_status = Some(Instant::now());
+                    self.publish(&mut inner, &progress);
+                }
+            }
+        }
+    }
+
+    /// Publishes the held status if it is time, or at once when `now`. True when none is held any more.
+    fn flush(&self, now: bool) -> bool {
+        let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+        if !now && inner.last_status.is_some_and(|t| t.elapsed() < self.shared.interval) {
+            return inner.held.is_none() || inner.finished;
+        }
+        if let Some(held) = inner.held.take()
+            && !inner.finished
+        {
+            inner.last_status = Some(Instant::now());
+            self.publish(&mut inner, &held);
+        }
+        true
+    }
+
+    /// Publishes under the lock, so that sequence numbers and wire order agree. Progress is not
+    /// waited for: it is worth nothing by the time a confirm could tell that it was lost.
+    fn publish(&self, inner: &mut Inner, progress: &Progress) {
+        let body = EventBody::Progress(progress);
+        let made = wire::event(
+            &self.envelope,
+            inner.identity.as_ref(),
+            inner.sequence,
+            &body,
+            self.binary,
+            &self.shared.responses,
+        );
+        match made {
+            Ok(message) => {
+                inner.sequence += 1;
+                drop(self.shared.broker.publish(message, false));
+            }
+            Err(failure) => {
+                tracing::warn!(job = %self.envelope.id, %failure, "a progress event cannot be written");
+            }
+        }
+    }
+
+    /// Publishes the final event, and is done when the broker has confirmed that a queue holds it.
+    /// A returned or refused one is tried again a few times.
+    ///
+    /// # Errors
+    /// [`RelayError`]; after it nothing final has been accepted, and another final event may be sent.
+    pub async fn finish(&self, last: Final<'_>) -> Result<(), RelayError> {
+        self.flush(true);
+        let body = match &last {
+            Final::Result(outputs) => EventBody::Result(outputs),
+            Final::Error(failure) => EventBody::Error(failure),
+        };
+        let message = {
+            let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            inner.finished = true;
+            wire::event(
+                &self.envelope,
+                inner.identity.as_ref(),
+                inner.sequence,
+                &body,
+                self.binary,
+                &self.shared.responses,
+            )
+            .map_err(RelayError::Encode)?
+        };
+        // Direct reply-to reports a mandatory message as returned although it was delivered.
+        let mandatory =
+            !self.envelope.reply_to.as_deref().is_some_and(|r| r.starts_with(wire::DIRECT_REPLY_TO));
+        let mut pause = PAUSE;
+        for attempt in 1..=ATTEMPTS {
+            match self.shared.broker.publish(message.clone(), mandatory).await? {
+                Confirmation::Confirmed => return Ok(()),
+                Confirmation::Returned | Confirmation::Nacked if attempt < ATTEMPTS => {
+                    tokio::time::sleep(pause).await;
+                    pause *= 4;
+                }
+                Confirmation::Returned | Confirmation::Nacked => {}
+            }
+        }
+        let address = self.envelope.reply_to.clone().unwrap_or_else(|| self.shared.responses.clone());
+        Err(RelayError::Unroutable { address, event: Box::new(message) })
+    }
+}

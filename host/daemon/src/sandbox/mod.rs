@@ -1,0 +1,402 @@
+//! Guests: one engine and one linker for the host, a pre-instantiated component for each plugin, a
+//! fresh store and instance for each batch, thrown away afterwards. The only module that names
+//! wasmtime; it knows nothing of brokers or messages.
+
+mod assets;
+mod bindings;
+mod guest_log;
+mod jobs;
+mod outcome;
+mod state;
+mod tensors;
+mod wasi;
+mod watch;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
+use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline};
+use warren_tensor::{Budget, Engine as TensorEngine, Session};
+
+pub use assets::Assets;
+pub use outcome::Refusal;
+pub use state::ProgressSink;
+pub use watch::{TICK, Watch};
+
+use crate::job::{Code, Failure, Job, Named, Outputs, Parameter};
+use crate::plugin::manifest::{Limits, mib};
+use assets::AssetsDraft;
+use bindings::PluginPre;
+use guest_log::GuestLog;
+use state::{Limiter, RunningJob, State, Stop};
+use watch::{Clocks, Guard, Ticker};
+
+/// Stands for a tensor in the generated bindings; its handle's number is the engine's id.
+pub struct TensorHandle;
+/// Stands for a job in the generated bindings; its handle's number is the place in the batch.
+pub struct JobHandle;
+
+/// What the sandbox is built with.
+#[derive(Debug, Clone)]
+pub struct SandboxConfig {
+    /// Guests that run at a time.
+    pub slots: usize,
+    /// The largest linear memory of any plugin, MiB.
+    pub memory_mib: u64,
+    /// Where scratch directories are made.
+    pub scratch: Option<PathBuf>,
+    /// Reset memory by scanning the page map.
+    pub pagemap_scan: bool,
+}
+
+/// Why a component cannot be served.
+#[derive(Debug, thiserror::Error)]
+pub enum SandboxError {
+    /// The engine cannot be made on this machine.
+    #[error("the WebAssembly engine cannot start: {0}")]
+    Engine(String),
+    /// Not a component, or not one that this engine takes.
+    #[error("{component}: not a WebAssembly component that this host runs: {reason}")]
+    Compile {
+        /// Which file.
+        component: String,
+        /// What the compiler says.
+        reason: String,
+    },
+    /// It imports what the world `plugin` does not offer, or lacks an export.
+    #[error("{component}: not of the world warren:plugin/plugin@0.1.0: {reason}")]
+    World {
+        /// Which file.
+        component: String,
+        /// Names the import or export.
+        reason: String,
+    },
+    /// `prepare` did not succeed.
+    #[error("{plugin}: prepare: {failure}")]
+    Prepare {
+        /// Which plugin.
+        plugin: String,
+        /// How it ended.
+        failure: Failure,
+    },
+}
+
+/// A component that was compiled and checked against the world.
+#[derive(Clone)]
+pub struct Compiled {
+    pre: PluginPre<State>,
+}
+
+/// A plugin that is ready to run.
+pub struct Guest {
+    /// `name@version`, for logs.
+    pub name: Arc<str>,
+    compiled: Compiled,
+    assets: Arc<Assets>,
+    limits: Arc<Limits>,
+    folder: Arc<PathBuf>,
+}
+
+impl Guest {
+    /// Its assets.
+    pub fn assets(&self) -> &Assets {
+        &self.assets
+    }
+}
+
+/// One job of a batch and where its progress goes.
+pub struct Entry {
+    /// The job, its inputs resolved.
+    pub job: Arc<Job>,
+    /// Called on the guest's thread; must not block.
+    pub progress: ProgressSink,
+}
+
+/// The engine, the linker and the ticker.
+pub struct Sandbox {
+    engine: Engine,
+    linker: Linker<State>,
+    ticker: Ticker,
+    tensors: Arc<TensorEngine>,
+    scratch: Option<Arc<PathBuf>>,
+}
+
+/// Instances alive at a time beyond the slots: plugins being prepared.
+const SPARE_INSTANCES: u32 = 8;
+/// What a fiber's stack takes, and how much of it wasm may use.
+const STACK: usize = 2 << 20;
+const WASM_STACK: usize = 1 << 20;
+/// The most a guest may pass in one call: a large output, and the names around it.
+const HOSTCALL_BYTES: usize = 512 << 20;
+/// The most handles that a guest may hold.
+const MAX_HANDLES: usize = 100_000;
+
+fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
+    let mut wasm = Config::new();
+    wasm.wasm_component_model(true)
+        .wasm_memory64(false)
+        .wasm_tail_call(false)
+        .wasm_multi_memory(true)
+        .wasm_relaxed_simd(true)
+        .relaxed_simd_deterministic(true)
+        .epoch_interruption(true)
+        .concurrency_support(false)
+        .max_wasm_stack(WASM_STACK)
+        .async_stack_size(STACK)
+        .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32));
+    let instances = u32::try_from(config.slots).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES);
+    let mut pool = PoolingAllocationConfig::default();
+    pool.total_component_instances(instances)
+        .total_core_instances(instances.saturating_mul(16))
+        .max_core_instances_per_component(64)
+        .max_memories_per_component(16)
+        .max_tables_per_component(64)
+        .total_memories(instances.saturating_mul(4))
+        .total_tables(instances.saturating_mul(16))
+        .total_stacks(instances)
+        .table_elements(state::TABLE_ELEMENTS)
+        .max_memory_size(usize::try_from(mib(config.memory_mib)).unwrap_or(usize::MAX))
+        // Short jobs touch a little memory: keeping it resident and clearing it costs less than
+        // giving it back and faulting it in again.
+        .linear_memory_keep_resident(2 << 20)
+        .table_keep_resident(64 << 10)
+        .async_stack_keep_resident(64 << 10)
+        .max_unused_warm_slots(instances);
+    if config.pagemap_scan && no_swap() {
+        pool.pagemap_scan(wasmtime::Enabled::Auto);
+    }
+    wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    Engine::new(&wasm)
+}
+
+/// Whether the machine has no swap. With swap the page-map scan may miss pages that were swapped
+/// out dirty, and one tenant's bytes would reach the next.
+fn no_swap() -> bool {
+    std::fs::read_to_string("/proc/swaps").is_ok_and(|swaps| swaps.lines().count() <= 1)
+}
+
+impl Sandbox {
+    /// The engine, with the pool's address space reserved, and its ticker running.
+    pub fn new(config: &SandboxConfig, tensors: Arc<TensorEngine>) -> Result<Self, SandboxError> {
+        let fail = |e: wasmtime::Error| SandboxError::Engine(format!("{e:#}"));
+        let engine = engine(config).map_err(fail)?;
+        let mut linker = Linker::new(&engine);
+        wasi::add_to_linker(&mut linker).map_err(fail)?;
+        bindings::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state).map_err(fail)?;
+        let epochs = engine.clone();
+        let ticker = Ticker::start(move || epochs.increment_epoch())
+            .map_err(|e| SandboxError::Engine(format!("cannot start the ticker thread: {e}")))?;
+        Ok(Self { engine, linker, ticker, tensors, scratch: config.scratch.clone().map(Arc::new) })
+    }
+
+    /// Compiles a component and checks it against the world. Takes as long as the component is
+    /// large: call it where blocking is allowed. `name` is for errors.
+    pub fn compile(&self, name: &str, bytes: &[u8]) -> Result<Compiled, SandboxError> {
+        let component = Component::from_binary(&self.engine, bytes).map_err(|e| SandboxError::Compile {
+            component: name.to_owned(),
+            reason: format!("{e:#}"),
+        })?;
+        let world = |e: wasmtime::Error| SandboxError::World { component: name.to_owned(), reason: format!("{e:#}") };
+        let pre = self.linker.instantiate_pre(&component).map_err(world)?;
+        Ok(Compiled { pre: PluginPre::new(pre).map_err(world)? })
+    }
+
+    /// The names that a component imports and exports. It is compiled, not run.
+    ///
+    /// # Errors
+    /// [`SandboxError::Compile`].
+    pub fn interfaces(&self, name: &str, bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), SandboxError> {
+        let component = Component::from_binary(&self.engine, bytes).map_err(|e| SandboxError::Compile {
+            component: name.to_owned(),
+            reason: format!("{e:#}"),
+        })?;
+        let kind = component.component_type();
+        let imports = kind.imports(&self.engine).map(|(n, _)| n.to_owned()).collect();
+        let exports = kind.exports(&self.engine).map(|(n, _)| n.to_owned()).collect();
+        Ok((imports, exports))
+    }
+
+    /// Runs `prepare` in a sandbox of its own and keeps the assets it makes.
+    pub async fn prepare(
+        &self,
+        name: Arc<str>,
+        compiled: Compiled,
+        limits: Limits,
+        folder: PathBuf,
+    ) -> Result<Guest, SandboxError> {
+        let mut guest = Guest {
+            name: Arc::clone(&name),
+            compiled,
+            assets: Arc::new(Assets::default()),
+            limits: Arc::new(limits),
+            folder: Arc::new(folder),
+        };
+        let fail = |failure| SandboxError::Prepare { plugin: name.to_string(), failure };
+        let draft = AssetsDraft::new(mib(guest.limits.assets_mib));
+        let budget = Arc::clone(&draft.budget);
+        let (mut store, guard) = self.store(&guest, Vec::new(), None, budget);
+        store.data_mut().draft = Some(draft);
+        let called = {
+            let call = async {
+                let plugin = guest.compiled.pre.instantiate_async(&mut store).await?;
+                plugin.call_prepare(&mut store).await
+            };
+            tokio::select! {
+                called = call => called,
+                () = guard.watch.stopped() => Err(state::stop_error(&guard.watch)),
+            }
+        };
+        match called {
+            Ok(Ok(())) => {
+                let assets = store.data_mut().draft.take().map(|d| d.assets).unwrap_or_default();
+                guest.assets = Arc::new(assets);
+                Ok(guest)
+            }
+            Ok(Err(failure)) => Err(fail(match outcome::refusal(store.data(), failure) {
+                Refusal::Final(failure) => failure,
+                Refusal::Retry(text) => Failure::new(Code::PluginFailed, text),
+            })),
+            Err(error) => Err(fail(outcome::unwound(store.data(), &error))),
+        }
+    }
+
+    fn store(
+        &self,
+        guest: &Guest,
+        jobs: Vec<RunningJob>,
+        deadline: Option<SystemTime>,
+        budget: Arc<Budget>,
+    ) -> (Store<State>, Guard) {
+        let limits = &guest.limits;
+        let guard = self.ticker.watch(Clocks { wall: limits.wall(), stall: limits.stall(), deadline });
+        let ids = jobs.iter().map(|j| j.job.envelope.id.as_str()).collect::<Vec<_>>().join(",");
+        let session = Session::new(Arc::clone(&self.tensors), budget, Arc::clone(&guard.watch.cancel));
+        let mut table = ResourceTable::new();
+        table.set_max_capacity(MAX_HANDLES);
+        let state = State {
+            limiter: Limiter::new(limits),
+            watch: Arc::clone(&guard.watch),
+            session,
+            jobs,
+            assets: Arc::clone(&guest.assets),
+            draft: None,
+            limits: Arc::clone(limits),
+            device_denied: None,
+            log: GuestLog::new(Arc::clone(&guest.name), ids, limits.log_kib.saturating_mul(1024)),
+            table,
+            wasi: None,
+            folder: Arc::clone(&guest.folder),
+            scratch_base: self.scratch.clone(),
+            scratch: None,
+        };
+        let mut store = Store::new(&self.engine, state);
+        store.limiter(|state| &mut state.limiter);
+        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        store.set_max_component_handles(MAX_HANDLES);
+        store.set_epoch_deadline(1);
+        // Every tick the guest looks whether it must stop, and lets others on this thread run.
+        store.epoch_deadline_callback(|context| {
+            context.data().check_stopped()?;
+            Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
+        });
+        (store, guard)
+    }
+
+    /// Runs a batch in a fresh store and instance. `started` is handed the batch's watch before the
+    /// guest runs, so that the jobs can be cancelled. Answers one result a job, in order.
+    pub async fn run(
+        &self,
+        guest: &Guest,
+        batch: Vec<Entry>,
+        started: impl FnOnce(&Arc<Watch>),
+    ) -> Vec<Result<Outputs, Refusal>> {
+        let count = batch.len();
+        let all = |failure: Failure| vec![Err(Refusal::Final(failure)); count];
+        let deadline = batch.iter().filter_map(|e| e.job.deadline).max();
+        let deadline = if batch.iter().all(|e| e.job.deadline.is_some()) { deadline } else { None };
+        let jobs = batch
+            .into_iter()
+            .map(|e| RunningJob {
+                values: vec![None; e.job.inputs.len()],
+                job: e.job,
+                sink: e.progress,
+                emitted: 0,
+                events: 0,
+            })
+            .collect();
+        let budget = Budget::new(mib(guest.limits.device_mib).saturating_mul(count as u64));
+        let (mut store, guard) = self.store(guest, jobs, deadline, budget);
+        started(&guard.watch);
+        let handles = (0..count).map(|i| Resource::new_own(u32::try_from(i).unwrap_or(u32::MAX))).collect::<Vec<_>>();
+        let called = {
+            let call = async {
+                let plugin = guest.compiled.pre.instantiate_async(&mut store).await?;
+                plugin.call_infer(&mut store, &handles).await
+            };
+            tokio::select! {
+                called = call => called,
+                () = guard.watch.stopped() => Err(state::stop_error(&guard.watch)),
+            }
+        };
+        match called {
+            Ok(entries) if entries.len() == count => entries
+                .into_iter()
+                .enumerate()
+                .map(|(place, entry)| match entry {
+                    Ok(outputs) => take_outputs(store.data_mut(), place, outputs).map_err(|error| {
+                        Refusal::Final(match error.downcast_ref::<Stop>() {
+                            Some(Stop(failure)) => failure.clone(),
+                            None => outcome::unwound(store.data(), &error),
+                        })
+                    }),
+                    Err(failure) => Err(outcome::refusal(store.data(), failure)),
+                })
+                .collect(),
+            Ok(entries) => all(Failure::new(
+                Code::BadResult,
+                format!("infer answered {} entries for a batch of {count}", entries.len()),
+            )),
+            Err(error) => all(outcome::unwound(store.data(), &error)),
+        }
+    }
+}
+
+/// Takes what the guest returned for the job at `place`, computing tensors that it left recorded.
+fn take_outputs(state: &mut State, place: usize, outputs: bindings::Outputs) -> wasmtime::Result<Outputs> {
+    let limit = mib(state.limits.output_mib);
+    let stop = |code, text: String| wasmtime::Error::new(Stop(Failure::new(code, text)));
+    let mut total = state.jobs.get(place).map_or(0, |j| j.emitted);
+    let mut taken: Vec<Named> = Vec::with_capacity(outputs.outputs.len());
+    for output in outputs.outputs {
+        let named = state.take_value(&output.name, output.value, output.content_type)?;
+        total = total.saturating_add(jobs::size(&named)).saturating_add(named.name.len() as u64);
+        if total > limit {
+            return Err(stop(
+                Code::OutputLimit,
+                format!("outputs and partials of {total} bytes: limits.output_mib is {}", limit >> 20),
+            ));
+        }
+        if taken.iter().any(|t| t.name == named.name) {
+            return Err(stop(Code::BadResult, format!("two outputs are called {:?}", named.name)));
+        }
+        taken.push(named);
+    }
+    let mut parameters: Vec<(String, Parameter)> = Vec::with_capacity(outputs.parameters.len());
+    for (name, value) in outputs.parameters {
+        if parameters.iter().any(|(n, _)| *n == name) {
+            return Err(stop(Code::BadResult, format!("two parameters are called {name:?}")));
+        }
+        parameters.push((
+            name,
+            match value {
+                bindings::warren::plugin::types::Parameter::Boolean(v) => Parameter::Bool(v),
+                bindings::warren::plugin::types::Parameter::Int64(v) => Parameter::Int(v),
+                bindings::warren::plugin::types::Parameter::Float64(v) => Parameter::Float(v),
+                bindings::warren::plugin::types::Parameter::Text(v) => Parameter::Text(v),
+            },
+        ));
+    }
+    Ok(Outputs { outputs: taken, parameters })
+}

@@ -1,0 +1,120 @@
+//! The end of a delivery: the one total mapping from how a job ended to what is published and how
+//! the delivery is settled. An acknowledgement follows only what the broker has confirmed.
+
+use std::time::{Duration, SystemTime};
+
+use crate::broker::{Broker, BrokerError, Confirmation, Delivery, Message, Settle};
+use crate::job::{Code, Disposition, Failure, Job, Outputs};
+use crate::relay::{Final, Relay, RelayError};
+use crate::wire;
+
+/// How a job ended.
+#[derive(Debug)]
+pub enum End {
+    /// With outputs.
+    Done(Outputs),
+    /// Without; what happens next is the code's disposition.
+    Failed(Failure),
+    /// The plugin asks for another attempt.
+    Retry(String),
+}
+
+/// What settling needs to know of the host.
+pub struct Settler<'a> {
+    /// The broker.
+    pub broker: &'a dyn Broker,
+    /// Delays of the retry tiers, shortest first.
+    pub delays: &'a [Duration],
+    /// Attempts that the plugin's manifest allows.
+    pub attempts: u32,
+}
+
+impl Settler<'_> {
+    /// Ends a job: events, retry or dead letter, then the acknowledgement. A broker that fails
+    /// meanwhile leaves the delivery unsettled: it is delivered again.
+    pub async fn end(&self, delivery: &Delivery, job: &Job, relay: &Relay, end: End) {
+        match self.publish(delivery, job, relay, end).await {
+            Ok(()) => self.broker.settle(delivery.tag, Settle::Ack),
+            Err(error) => {
+                tracing::warn!(job = %job.envelope.id, %error, "the job's end could not be published: it will be delivered again");
+                self.broker.settle(delivery.tag, Settle::Reject);
+            }
+        }
+    }
+
+    async fn publish(&self, delivery: &Delivery, job: &Job, relay: &Relay, end: End) -> Result<(), BrokerError> {
+        let failure = match end {
+            End::Done(outputs) => match relay.finish(Final::Result(&outputs)).await {
+                Ok(()) => return Ok(()),
+                Err(RelayError::Encode(failure)) => failure,
+                Err(RelayError::Broker(error)) => return Err(error),
+                Err(error @ RelayError::Unroutable { .. }) => return self.undelivered(error).await,
+            },
+            End::Failed(failure) if failure.code.info().disposition == Disposition::Retry => {
+                match self.retry(delivery, job, &failure.text).await? {
+                    Some(failure) => failure,
+                    None => return Ok(()),
+                }
+            }
+            End::Failed(failure) => failure,
+            End::Retry(text) => match self.retry(delivery, job, &text).await? {
+                Some(failure) => failure,
+                None => return Ok(()),
+            },
+        };
+        if failure.code.info().disposition == Disposition::DeadLetter {
+            let identity = relay.identity();
+            self.confirmed(wire::dead_letter(delivery, &job.envelope, identity.as_ref(), &failure)).await?;
+        }
+        match relay.finish(Final::Error(&failure)).await {
+            Ok(()) => Ok(()),
+            Err(RelayError::Broker(error)) => Err(error),
+            Err(RelayError::Encode(failure)) => {
+                tracing::error!(job = %job.envelope.id, %failure, "an error event cannot be written");
+                Ok(())
+            }
+            Err(error @ RelayError::Unroutable { .. }) => self.undelivered(error).await,
+        }
+    }
+
+    /// Publishes the job for another attempt; answers the final failure when there is none left.
+    async fn retry(&self, delivery: &Delivery, job: &Job, text: &str) -> Result<Option<Failure>, BrokerError> {
+        let attempt = job.envelope.attempt;
+        if attempt >= self.attempts {
+            return Ok(Some(Failure::new(
+                Code::RetriesExhausted,
+                format!("attempt {attempt} of {}: {text}", self.attempts),
+            )));
+        }
+        let tier = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX).min(self.delays.len().saturating_sub(1));
+        let delay = self.delays.get(tier).copied().unwrap_or(Duration::from_secs(1));
+        if job.deadline.is_some_and(|d| SystemTime::now() + delay >= d) {
+            return Ok(Some(Failure::new(
+                Code::Expired,
+                format!("attempt {attempt} failed ({text}) and the job expires before the next"),
+            )));
+        }
+        tracing::info!(job = %job.envelope.id, attempt, delay_ms = delay.as_millis(), reason = text, "retrying");
+        self.confirmed(wire::retry(delivery, job, delay)).await?;
+        Ok(None)
+    }
+
+    async fn undelivered(&self, error: RelayError) -> Result<(), BrokerError> {
+        let text = error.to_string();
+        if let RelayError::Unroutable { event, .. } = error {
+            let failure = Failure::new(Code::ReplyUnroutable, text);
+            self.confirmed(wire::undelivered(*event, &failure)).await?;
+        }
+        Ok(())
+    }
+
+    async fn confirmed(&self, message: Message) -> Result<(), BrokerError> {
+        let exchange = message.exchange.clone();
+        match self.broker.publish(message, true).await? {
+            Confirmation::Confirmed => Ok(()),
+            Confirmation::Returned | Confirmation::Nacked => {
+                Err(BrokerError::NotFound { what: "queue of exchange", name: exchange })
+            }
+        }
+    }
+}

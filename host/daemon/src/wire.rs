@@ -1,0 +1,500 @@
+//! The message contract: broker messages to jobs, and events to broker messages. Bodies are Open
+//! Inference Protocol v2. The only module that knows JSON.
+
+use std::time::{Duration, SystemTime};
+
+use bytes::Bytes;
+use serde::Serialize;
+use warren_client::oip;
+
+use crate::broker::{Delivery, HeaderValue, Message, Properties};
+use crate::job::{
+    Class, Code, Data, Datatype, Envelope, EventsMode, Failure, Identity, Job, Named, Outputs, Parameter,
+    Progress, Reference,
+};
+
+/// Exchange that jobs are published to.
+pub const JOBS: &str = "warren.jobs";
+/// Exchange and queue of jobs that nobody could finish.
+pub const DEAD: &str = "warren.dead";
+/// Prefix of the retry tiers' exchanges and queues.
+pub const RETRY: &str = "warren.retry";
+/// Direct reply-to's pseudo-queue.
+pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// The longest id that is taken: AMQP's short string.
+const MAX_ID: usize = 255;
+/// Attempts above this are forged: no retry budget comes near.
+const MAX_ATTEMPT: i64 = 1_000_000;
+
+/// The queue of a model and class.
+pub fn job_queue(model: &str, class: Class) -> String {
+    format!("{JOBS}.{model}{}", class.suffix())
+}
+
+/// The exchange and queue of a retry tier.
+pub fn retry_tier(delay: Duration) -> String {
+    format!("{RETRY}.{}", delay.as_millis())
+}
+
+/// A message that is no job: whom to tell, and why.
+#[derive(Debug, Clone)]
+pub struct Rejected {
+    /// As much as could be read.
+    pub envelope: Envelope,
+    /// Why.
+    pub failure: Failure,
+}
+
+/// The id, clipped to what AMQP can carry: the rest of a longer one cannot have come over AMQP.
+fn id_of(properties: &Properties) -> Option<String> {
+    properties.correlation_id.as_ref().filter(|id| !id.is_empty() && id.len() <= MAX_ID).cloned()
+}
+
+/// Reads the properties and, if need be, the body's id.
+fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
+    let message = &delivery.message;
+    let properties = &message.properties;
+    let (model, class) = Class::split(&message.routing_key);
+    let base = properties.int("attempt").unwrap_or(0);
+    let reply_to = properties.reply_to.clone().filter(|r| !r.is_empty());
+    let default = match &reply_to {
+        Some(address) if address.starts_with(DIRECT_REPLY_TO) => EventsMode::Final,
+        _ => EventsMode::All,
+    };
+    let mut envelope = Envelope {
+        id: id_of(properties).unwrap_or_default(),
+        model: model.to_owned(),
+        class,
+        attempt: u32::try_from(base.clamp(0, MAX_ATTEMPT)).unwrap_or(0).saturating_add(delivery.delivery_count) + 1,
+        reply_to,
+        events: default,
+        traceparent: properties.text("traceparent").filter(|t| t.len() <= MAX_ID).map(str::to_owned),
+        tenant: properties.text("tenant").filter(|t| t.len() <= MAX_ID).map(str::to_owned),
+    };
+    let problem = match properties.header("events") {
+        None => None,
+        Some(HeaderValue::Text(mode)) if mode == "all" => {
+            envelope.events = EventsMode::All;
+            None
+        }
+        Some(HeaderValue::Text(mode)) if mode == "final" => {
+            envelope.events = EventsMode::Final;
+            None
+        }
+        Some(other) => Some(format!("header events is {other}: use \"all\" or \"final\"")),
+    };
+    let problem = problem.or_else(|| {
+        (!(0..=MAX_ATTEMPT).contains(&base)).then(|| format!("header attempt is {base}: use 0 to {MAX_ATTEMPT}"))
+    });
+    match problem {
+        None => Ok(envelope),
+        Some(text) => {
+            if envelope.id.is_empty() {
+                envelope.id = uuid::Uuid::new_v4().to_string();
+            }
+            Err(Box::new(Rejected { envelope, failure: Failure::new(Code::BadRequest, text) }))
+        }
+    }
+}
+
+/// A delivery as a job. `received` is when it arrived, for its time to live.
+///
+/// # Errors
+/// [`Rejected`] with code `BAD_REQUEST` and where to send it.
+pub fn decode(delivery: &Delivery, received: SystemTime) -> Result<Job, Box<Rejected>> {
+    let properties = &delivery.message.properties;
+    let mut envelope = envelope(delivery)?;
+    let header_length = match properties.header("inference-header-content-length") {
+        Some(HeaderValue::Int(n)) => u64::try_from(*n).ok(),
+        // Clients that copy HTTP headers send it as text.
+        Some(HeaderValue::Text(n)) => n.parse().ok(),
+        _ => None,
+    };
+    let decoded =
+        oip::InferRequest::decode(&delivery.message.body, properties.content_type.as_deref(), header_length);
+    let request = match decoded {
+        Ok(request) => request,
+        Err(error) => {
+            if envelope.id.is_empty() {
+                envelope.id = uuid::Uuid::new_v4().to_string();
+            }
+            return Err(Box::new(Rejected { envelope, failure: Failure::new(Code::BadRequest, error.to_string()) }));
+        }
+    };
+    if envelope.id.is_empty() {
+        envelope.id = request
+            .id
+            .clone()
+            .filter(|id| !id.is_empty() && id.len() <= MAX_ID)
+            .unwrap_or_else(|| uuid::Uuid::new_v4().to_string());
+    }
+    let binary = request.parameters.bool("binary_data_output").unwrap_or(false)
+        || request.outputs.iter().any(|o| o.parameters.bool("binary_data").unwrap_or(false));
+    let mut inputs = Vec::with_capacity(request.inputs.len());
+    for tensor in request.inputs {
+        match input(tensor) {
+            Ok(named) => inputs.push(named),
+            Err(text) => {
+                return Err(Box::new(Rejected { envelope, failure: Failure::new(Code::InvalidInput, text) }));
+            }
+        }
+    }
+    let deadline = match properties.int("deadline").and_then(|ms| u64::try_from(ms).ok()) {
+        Some(ms) => SystemTime::UNIX_EPOCH.checked_add(Duration::from_millis(ms)),
+        None => properties.expiration.and_then(|ttl| received.checked_add(ttl)),
+    };
+    let parameters = request
+        .parameters
+        .iter()
+        .filter(|(name, _)| name != "binary_data_output")
+        .map(|(name, p)| (name.clone(), parameter(p)))
+        .collect();
+    Ok(Job {
+        envelope,
+        parameters,
+        inputs,
+        requested: request.outputs.into_iter().map(|o| o.name).collect(),
+        binary,
+        deadline,
+    })
+}
+
+fn parameter(parameter: &oip::Parameter) -> Parameter {
+    match parameter {
+        oip::Parameter::Bool(v) => Parameter::Bool(*v),
+        oip::Parameter::Int(v) => Parameter::Int(*v),
+        oip::Parameter::Float(v) => Parameter::Float(*v),
+        oip::Parameter::Text(v) => Parameter::Text(v.clone()),
+    }
+}
+
+fn oip_parameter(parameter: &Parameter) -> oip::Parameter {
+    match parameter {
+        Parameter::Bool(v) => oip::Parameter::Bool(*v),
+        Parameter::Int(v) => oip::Parameter::Int(*v),
+        Parameter::Float(v) => oip::Parameter::Float(*v),
+        Parameter::Text(v) => oip::Parameter::Text(v.clone()),
+    }
+}
+
+fn datatype(datatype: oip::Datatype) -> Option<Datatype> {
+    Some(match datatype {
+        oip::Datatype::Bool => Datatype::Bool,
+        oip::Datatype::Uint8 => Datatype::Uint8,
+        oip::Datatype::Uint32 => Datatype::Uint32,
+        oip::Datatype::Uint64 => Datatype::Uint64,
+        oip::Datatype::Int8 => Datatype::Int8,
+        oip::Datatype::Int32 => Datatype::Int32,
+        oip::Datatype::Int64 => Datatype::Int64,
+        oip::Datatype::Fp16 => Datatype::Fp16,
+        oip::Datatype::Fp32 => Datatype::Fp32,
+        oip::Datatype::Bytes => Datatype::Bytes,
+        oip::Datatype::Uint16 | oip::Datatype::Int16 | oip::Datatype::Fp64 | oip::Datatype::Bf16 => return None,
+    })
+}
+
+fn oip_datatype(datatype: Datatype) -> oip::Datatype {
+    match datatype {
+        Datatype::Bool => oip::Datatype::Bool,
+        Datatype::Uint8 => oip::Datatype::Uint8,
+        Datatype::Uint32 => oip::Datatype::Uint32,
+        Datatype::Uint64 => oip::Datatype::Uint64,
+        Datatype::Int8 => oip::Datatype::Int8,
+        Datatype::Int32 => oip::Datatype::Int32,
+        Datatype::Int64 => oip::Datatype::Int64,
+        Datatype::Fp16 => oip::Datatype::Fp16,
+        Datatype::Fp32 => oip::Datatype::Fp32,
+        Datatype::Bytes => oip::Datatype::Bytes,
+    }
+}
+
+fn input(tensor: oip::Tensor) -> Result<Named, String> {
+    let name = tensor.name;
+    let Some(datatype) = datatype(tensor.datatype) else {
+        return Err(format!(
+            "input {name:?}: data type {} is not supported: use FP32, FP16, INT8, INT32, INT64, UINT8, UINT32, UINT64, BOOL or BYTES",
+            tensor.datatype
+        ));
+    };
+    let shape: Option<Vec<u32>> = tensor.shape.iter().map(|d| u32::try_from(*d).ok()).collect();
+    let Some(shape) = shape.filter(|s| s.len() <= 8) else {
+        return Err(format!("input {name:?}: shape {:?}: at most 8 dimensions below 2^32", tensor.shape));
+    };
+    let content_type = tensor.parameters.text("content_type").map(str::to_owned);
+    let data = match tensor.data {
+        oip::Data::Raw(bytes) => Data::Raw(bytes),
+        oip::Data::Strings(strings) => Data::Strings(strings),
+        oip::Data::None => match tensor.parameters.text(oip::DATAREF) {
+            Some(url) => Data::Reference(Reference {
+                url: url.to_owned(),
+                sha256: tensor.parameters.text("sha256").map(str::to_owned),
+                content_type: content_type.clone(),
+                size: None,
+            }),
+            None => return Err(format!("input {name:?} has neither data nor a dataref")),
+        },
+    };
+    Ok(Named { name, datatype, shape, data, content_type })
+}
+
+fn output(named: &Named) -> oip::Tensor {
+    let mut parameters = oip::Parameters::default();
+    if let Some(content_type) = &named.content_type {
+        parameters.set("content_type", oip::Parameter::Text(content_type.clone()));
+    }
+    let data = match &named.data {
+        Data::Raw(bytes) => oip::Data::Raw(bytes.clone()),
+        Data::Strings(strings) => oip::Data::Strings(strings.clone()),
+        Data::Reference(reference) => {
+            parameters.set(oip::DATAREF, oip::Parameter::Text(reference.url.clone()));
+            if let Some(sha256) = &reference.sha256 {
+                parameters.set("sha256", oip::Parameter::Text(sha256.clone()));
+            }
+            if let Some(size) = reference.size.and_then(|s| i64::try_from(s).ok()) {
+                parameters.set("size", oip::Parameter::Int(size));
+            }
+            oip::Data::None
+        }
+    };
+    oip::Tensor {
+        name: named.name.clone(),
+        datatype: oip_datatype(named.datatype),
+        shape: named.shape.iter().map(|d| u64::from(*d)).collect(),
+        parameters,
+        data,
+    }
+}
+
+/// What an event says.
+#[derive(Debug, Clone)]
+pub enum EventBody<'a> {
+    /// A status or a partial.
+    Progress(&'a Progress),
+    /// The job is done.
+    Result(&'a Outputs),
+    /// The job failed for good.
+    Error(&'a Failure),
+}
+
+#[derive(Serialize)]
+struct StatusBody<'a> {
+    stage: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    progress: Option<f32>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: &'a str,
+}
+
+struct Body {
+    kind: &'static str,
+    last: bool,
+    bytes: Bytes,
+    header_length: Option<usize>,
+    code: Option<Code>,
+}
+
+fn json(value: &impl Serialize) -> Result<Bytes, Failure> {
+    serde_json::to_vec(value)
+        .map(Bytes::from)
+        .map_err(|e| Failure::new(Code::HostError, format!("an event cannot be written as JSON: {e}")))
+}
+
+fn response(
+    envelope: &Envelope,
+    identity: Option<&Identity>,
+    outputs: Vec<oip::Tensor>,
+    parameters: &[(String, Parameter)],
+    binary: bool,
+) -> Result<(Bytes, Option<usize>), Failure> {
+    let mut response = oip::InferResponse {
+        model_name: envelope.model.clone(),
+        model_version: identity.and_then(|i| i.plugin.split_once('@')).map(|(_, v)| v.to_owned()),
+        id: Some(envelope.id.clone()),
+        parameters: oip::Parameters::default(),
+        outputs,
+    };
+    for (name, value) in parameters {
+        response.parameters.set(name.clone(), oip_parameter(value));
+    }
+    // What JSON cannot carry (NaN, half precision, bytes that are no text) goes in binary form.
+    let binary = binary || response.needs_binary();
+    response.encode(binary).map_err(|e| Failure::new(Code::BadResult, e.to_string()))
+}
+
+fn body(
+    envelope: &Envelope,
+    identity: Option<&Identity>,
+    event: &EventBody<'_>,
+    binary: bool,
+) -> Result<Body, Failure> {
+    Ok(match event {
+        EventBody::Progress(Progress::Status { stage, progress, message }) => Body {
+            kind: "status",
+            last: false,
+            bytes: json(&StatusBody { stage, progress: *progress, message: message.as_deref() })?,
+            header_length: None,
+            code: None,
+        },
+        EventBody::Progress(Progress::Partial(named)) => {
+            let (bytes, header_length) = response(envelope, identity, vec![output(named)], &[], binary)?;
+            Body { kind: "partial", last: false, bytes, header_length, code: None }
+        }
+        EventBody::Result(outputs) => {
+            let tensors = outputs.outputs.iter().map(output).collect();
+            let (bytes, header_length) = response(envelope, identity, tensors, &outputs.parameters, binary)?;
+            Body { kind: "result", last: true, bytes, header_length, code: None }
+        }
+        EventBody::Error(failure) => Body {
+            kind: "error",
+            last: true,
+            bytes: json(&ErrorBody { error: &failure.text })?,
+            header_length: None,
+            code: Some(failure.code),
+        },
+    })
+}
+
+/// Exchange and routing key of a reply address, as Spring reads it: `exchange/routing-key`, or a
+/// queue's name.
+fn address<'a>(reply_to: Option<&'a str>, responses: &'a str) -> (&'a str, &'a str) {
+    match reply_to {
+        None => ("", responses),
+        Some(direct) if direct.starts_with(DIRECT_REPLY_TO) => ("", direct),
+        Some(address) => address.split_once('/').unwrap_or(("", address)),
+    }
+}
+
+/// An event as a message to the job's reply address.
+///
+/// # Errors
+/// A [`Failure`] when the outputs cannot be written as the protocol wants them.
+pub fn event(
+    envelope: &Envelope,
+    identity: Option<&Identity>,
+    sequence: u32,
+    event: &EventBody<'_>,
+    binary: bool,
+    responses: &str,
+) -> Result<Message, Failure> {
+    let body = body(envelope, identity, event, binary)?;
+    let (exchange, routing_key) = address(envelope.reply_to.as_deref(), responses);
+    let mut headers = Vec::with_capacity(10);
+    let text = |value: &str| HeaderValue::Text(value.to_owned());
+    headers.push(("job".to_owned(), text(&envelope.id)));
+    headers.push(("attempt".to_owned(), HeaderValue::Int(i64::from(envelope.attempt))));
+    headers.push(("sequence".to_owned(), HeaderValue::Int(i64::from(sequence))));
+    headers.push(("final".to_owned(), HeaderValue::Bool(body.last)));
+    headers.push(("model".to_owned(), text(&envelope.model)));
+    if let Some(identity) = identity {
+        headers.push(("plugin".to_owned(), text(&identity.plugin)));
+        headers.push(("digest".to_owned(), text(&identity.digest)));
+    }
+    if let Some(code) = body.code {
+        headers.push(("code".to_owned(), text(code.info().name)));
+    }
+    if let Some(traceparent) = &envelope.traceparent {
+        headers.push(("traceparent".to_owned(), text(traceparent)));
+    }
+    if let Some(length) = body.header_length {
+        let length = i64::try_from(length).unwrap_or(i64::MAX);
+        headers.push(("inference-header-content-length".to_owned(), HeaderValue::Int(length)));
+    }
+    let content_type = if body.header_length.is_some() { oip::BINARY } else { oip::JSON };
+    Ok(Message {
+        exchange: exchange.to_owned(),
+        routing_key: routing_key.to_owned(),
+        properties: Properties {
+            content_type: Some(content_type.to_owned()),
+            correlation_id: Some(envelope.id.clone()),
+            message_id: Some(format!("{}:{}:{sequence}", envelope.id, envelope.attempt)),
+            kind: Some(body.kind.to_owned()),
+            // A status is worth nothing after a restart; everything else must survive one.
+            persistent: body.kind != "status",
+            headers,
+            ..Properties::default()
+        },
+        body: body.bytes,
+    })
+}
+
+/// The delivery's message again, for the retry tier of `delay`: same key and body, the attempts so
+/// far in header `attempt`. The time to live becomes an absolute deadline: a broker counts
+/// `expiration` anew in each queue, and forgets it when it dead-letters.
+pub fn retry(delivery: &Delivery, job: &Job, delay: Duration) -> Message {
+    let mut message = delivery.message.clone();
+    message.exchange = retry_tier(delay);
+    message.properties.persistent = true;
+    message.properties.expiration = None;
+    if let Some(deadline) = job.deadline {
+        let ms = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+        message.properties.set("deadline", HeaderValue::Int(i64::try_from(ms).unwrap_or(i64::MAX)));
+    }
+    message.properties.set("attempt", HeaderValue::Int(i64::from(job.envelope.attempt)));
+    message
+}
+
+/// A final event that its address would not take, for the dead-letter queue: the event itself, its
+/// address in headers.
+pub fn undelivered(mut event: Message, failure: &Failure) -> Message {
+    let address = if event.exchange.is_empty() {
+        event.routing_key.clone()
+    } else {
+        format!("{}/{}", event.exchange, event.routing_key)
+    };
+    event.properties.set("reply-to", HeaderValue::Text(address));
+    event.properties.set("code", HeaderValue::Text(failure.code.info().name.to_owned()));
+    event.properties.set("reason", HeaderValue::Text(failure.text.clone()));
+    event.exchange = DEAD.to_owned();
+    event
+}
+
+/// Why a broker took a job from its queue undone.
+pub fn undone(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
+    let mut envelope = envelope(delivery)?;
+    if envelope.id.is_empty() {
+        envelope.id = uuid::Uuid::new_v4().to_string();
+    }
+    Ok(envelope)
+}
+
+/// The failure of a job that its broker took from the queue undone.
+pub fn undone_failure(delivery: &Delivery) -> Failure {
+    match delivery.message.properties.text("x-first-death-reason") {
+        Some("delivery_limit") => Failure::new(
+            Code::DeliveryLimit,
+            format!("delivered {} times without an answer", delivery.message.properties.int("x-delivery-count").unwrap_or(0).max(1)),
+        ),
+        _ => Failure::new(Code::Expired, "the job's time to live ran out in the queue"),
+    }
+}
+
+/// The delivery's message again, for the dead-letter queue: unchanged, and why in headers.
+pub fn dead_letter(
+    delivery: &Delivery,
+    envelope: &Envelope, 
+    identity: Option<&Identity>,
+    failure: &Failure,
+) -> Message {
+    let mut message = delivery.message.clone();
+    message.exchange = DEAD.to_owned();
+    message.properties.persistent = true;
+    message.properties.expiration = None;
+    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
+    message.properties.set("job", HeaderValue::Text(envelope.id.clone()));
+    message.properties.set("attempt", HeaderValue::Int(i64::from(envelope.attempt)));
+    message.properties.set("code", HeaderValue::Text(failure.code.info().name.to_owned()));
+    message.properties.set("reason", HeaderValue::Text(failure.text.clone()));
+    message.properties.set("died-at", HeaderValue::Int(i64::try_from(seconds).unwrap_or(i64::MAX)));
+    message.properties.set("died-from", HeaderValue::Text(delivery.queue.to_string()));
+    if let Some(identity) = identity {
+        message.properties.set("plugin", HeaderValue::Text(identity.plugin.to_string()));
+        message.properties.set("digest", HeaderValue::Text(identity.digest.to_string()));
+    }
+    message
+}

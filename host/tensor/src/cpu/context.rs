@@ -1,0 +1,97 @@
+//! What a kernel needs beside its operands: threads, the cancel flag, the instruction set.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use rayon::prelude::*;
+
+use crate::cpu::simd::Isa;
+
+/// The circumstances of one run.
+pub(crate) struct Context<'a> {
+    /// Instructions to use.
+    pub isa: Isa,
+    /// Threads to share the work; above 1 only inside the engine's pool.
+    pub threads: usize,
+    /// Set when the job was cancelled.
+    pub cancel: &'a AtomicBool,
+}
+
+impl Context<'_> {
+    /// Whether the job was cancelled. Kernels then leave their output as it is: the run fails.
+    #[inline]
+    pub fn cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Does `work` for 0..items, in parallel where there are threads; stops early when cancelled.
+    /// What an item computes must not depend on which thread does it.
+    pub fn for_each(&self, items: usize, work: impl Fn(usize) + Sync + Send) {
+        if self.threads > 1 && items > 1 {
+            (0..items).into_par_iter().for_each(|item| {
+                if !self.cancelled() {
+                    work(item);
+                }
+            });
+        } else {
+            for item in 0..items {
+                if self.cancelled() {
+                    return;
+                }
+                work(item);
+            }
+        }
+    }
+
+    /// How gemm shares its work.
+    pub fn parallelism(&self) -> gemm::Parallelism {
+        if self.threads > 1 {
+            gemm::Parallelism::Rayon(self.threads)
+        } else {
+            gemm::Parallelism::None
+        }
+    }
+}
+
+/// A slice whose disjoint pieces several tasks write.
+pub(crate) struct Shared<T> {
+    start: *mut T,
+    len: usize,
+}
+
+// Splitting a slice among tasks by computed ranges is beyond the borrow checker.
+#[allow(unsafe_code)]
+// SAFETY: pieces are handed out as `&mut`, under the caller's promise that they are disjoint.
+unsafe impl<T: Send> Sync for Shared<T> {}
+
+impl<T> Shared<T> {
+    /// Shares a slice for the time of a parallel loop.
+    pub fn new(slice: &mut [T]) -> Shared<T> {
+        Shared {
+            start: slice.as_mut_ptr(),
+            len: slice.len(),
+        }
+    }
+
+    /// The piece of `len` elements at `at`.
+    ///
+    /// # Safety
+    /// No two pieces that are alive at once may overlap, nor outlive the slice.
+    #[allow(unsafe_code, clippy::mut_from_ref)]
+    pub unsafe fn piece(&self, at: usize, len: usize) -> &mut [T] {
+        assert!(
+            at <= self.len && len <= self.len - at,
+            "a piece beyond its slice"
+        );
+        // SAFETY: in bounds as checked; disjoint as promised.
+        unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
+    }
+
+    /// Where the element at `at` lies, checked to be followed by `len` elements of the slice.
+    pub fn pointer(&self, at: usize, len: usize) -> *mut T {
+        assert!(
+            at <= self.len && len <= self.len - at,
+            "a piece beyond its slice"
+        );
+        self.start.wrapping_add(at)
+    }
+}

@@ -1,0 +1,130 @@
+//! The CPU backend.
+
+mod block;
+mod context;
+mod conv;
+mod direct;
+mod fuse;
+mod interpret;
+mod lower;
+mod math;
+mod matmul;
+mod memory;
+mod movement;
+mod plan;
+mod program;
+mod reduce;
+mod run;
+mod simd;
+
+#[cfg(test)]
+mod tests;
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use crate::backend::{Backend, Compiled};
+use crate::budget::Charge;
+use crate::buffer::BufferPool;
+use crate::error::Error;
+use crate::graph::Graph;
+use crate::value::Value;
+
+use plan::Plan;
+use simd::Isa;
+
+/// Kernels on the processor's vector instructions, shared among threads of its own.
+pub(crate) struct Cpu {
+    shared: Arc<Shared>,
+}
+
+/// What plans need of the backend.
+struct Shared {
+    isa: Isa,
+    threads: usize,
+    workers: Option<rayon::ThreadPool>,
+    buffers: Arc<BufferPool>,
+}
+
+struct CpuPlan {
+    plan: Plan,
+    shared: Arc<Shared>,
+}
+
+impl Cpu {
+    /// A backend with so many threads; 0 means as many as the machine has, 1 means the caller's.
+    pub fn new(threads: usize, buffers: Arc<BufferPool>) -> Result<Cpu, Error> {
+        let available = || std::thread::available_parallelism().map_or(1, usize::from);
+        let threads = if threads == 0 { available() } else { threads };
+        let workers = if threads > 1 {
+            let pool = rayon::ThreadPoolBuilder::new()
+                .num_threads(threads)
+                .thread_name(|i| format!("warren-tensor-{i}"))
+                .build();
+            Some(pool.map_err(|e| {
+                Error::device("engine", format!("cannot start {threads} threads: {e}"))
+            })?)
+        } else {
+            None
+        };
+        Ok(Cpu {
+            shared: Arc::new(Shared {
+                isa: Isa::detect(),
+                threads,
+                workers,
+                buffers,
+            }),
+        })
+    }
+}
+
+impl Backend for Cpu {
+    fn name(&self) -> &'static str {
+        "cpu"
+    }
+
+    fn compile(&self, graph: &Graph) -> Result<Arc<dyn Compiled>, Error> {
+        let plan = lower::lower(graph, self.shared.isa, self.shared.threads)?;
+        Ok(Arc::new(CpuPlan {
+            plan,
+            shared: Arc::clone(&self.shared),
+        }))
+    }
+}
+
+impl Compiled for CpuPlan {
+    fn peak_bytes(&self) -> u64 {
+        self.plan.peak
+    }
+
+    fn weight(&self) -> usize {
+        self.plan.weight()
+    }
+
+    fn run(
+        &self,
+        leaves: &[Arc<Value>],
+        charge: Charge,
+        cancel: &AtomicBool,
+    ) -> Result<Vec<Arc<Value>>, Error> {
+        let s = &self.shared;
+        match &s.workers {
+            Some(workers) if self.plan.parallel => {
+                let context = context::Context {
+                    isa: s.isa,
+                    threads: s.threads,
+                    cancel,
+                };
+                workers.install(|| run::run(&self.plan, &context, leaves, charge, &s.buffers))
+            }
+            _ => {
+                let context = context::Context {
+                    isa: s.isa,
+                    threads: 1,
+                    cancel,
+                };
+                run::run(&self.plan, &context, leaves, charge, &s.buffers)
+            }
+        }
+    }
+}

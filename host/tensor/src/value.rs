@@ -1,0 +1,119 @@
+//! Evaluated tensors: immutable, shareable between jobs, charged to a budget until dropped.
+
+use std::sync::{Arc, OnceLock};
+
+use crate::budget::Charge;
+use crate::buffer::{Buffer, BufferPool, capacity_for};
+use crate::rules::Descriptor;
+use crate::types::DataType;
+
+/// An evaluated, immutable tensor. Its bytes stay charged to the budget of the job that made it
+/// until the last value on the same memory is dropped.
+#[derive(Debug)]
+pub struct Value {
+    descriptor: Descriptor,
+    storage: Arc<Storage>,
+}
+
+/// Memory that one or several values (reshapes of each other) read.
+#[derive(Debug)]
+pub(crate) struct Storage {
+    buffer: Buffer,
+    charge: Charge,
+    prepacked: OnceLock<Prepacked>,
+}
+
+/// Another arrangement of a constant's elements, made by the first kernel that wants it.
+#[derive(Debug)]
+pub(crate) struct Prepacked {
+    /// Which arrangement: the kernel's own words.
+    pub form: PackedForm,
+    /// The rearranged elements.
+    pub data: Buffer,
+    /// Charged to the budget of the value itself.
+    pub _charge: Charge,
+}
+
+/// Names an arrangement of a convolution filter.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PackedForm {
+    /// Of what shape the filter was read.
+    pub descriptor: Descriptor,
+    /// Parameters of the arrangement.
+    pub parameters: [usize; 4],
+}
+
+impl Value {
+    pub(crate) fn new(descriptor: Descriptor, buffer: Buffer, charge: Charge) -> Value {
+        let storage = Storage {
+            buffer,
+            charge,
+            prepacked: OnceLock::new(),
+        };
+        Value {
+            descriptor,
+            storage: Arc::new(storage),
+        }
+    }
+
+    /// The same memory under another shape (of the same number of elements).
+    pub(crate) fn with_descriptor(&self, descriptor: Descriptor) -> Value {
+        debug_assert!(descriptor.bytes() == self.descriptor.bytes());
+        Value {
+            descriptor,
+            storage: Arc::clone(&self.storage),
+        }
+    }
+
+    /// Element type.
+    pub fn data_type(&self) -> DataType {
+        self.descriptor.data_type
+    }
+
+    /// Dimensions, outermost first.
+    pub fn shape(&self) -> &[u32] {
+        self.descriptor.shape.as_slice()
+    }
+
+    /// Type and shape.
+    pub fn descriptor(&self) -> &Descriptor {
+        &self.descriptor
+    }
+
+    /// The elements: row-major, little-endian, aligned to 64 bytes.
+    pub fn bytes(&self) -> &[u8] {
+        self.storage.buffer.bytes()
+    }
+
+    /// The rearrangement `form`, made by `fill` if no run has made it before. `None` where another
+    /// one is kept, or the value's budget has no room: the caller then makes one for itself.
+    pub(crate) fn prepacked(
+        &self,
+        form: PackedForm,
+        bytes: usize,
+        pool: &Arc<BufferPool>,
+        fill: impl FnOnce(&mut [u8]),
+    ) -> Option<&[u8]> {
+        let kept = &self.storage.prepacked;
+        if kept.get().is_none() {
+            let capacity = capacity_for(bytes) as u64;
+            let charge = self
+                .storage
+                .charge
+                .budget()
+                .charge("prepack", capacity)
+                .ok()?;
+            let mut data = pool.take("prepack", bytes).ok()?;
+            fill(data.bytes_mut());
+            // Two runs may get here at once; the second's work is dropped.
+            let _ = kept.set(Prepacked {
+                form,
+                data,
+                _charge: charge,
+            });
+        }
+        kept.get()
+            .filter(|p| p.form == form)
+            .map(|p| p.data.bytes())
+    }
+}
