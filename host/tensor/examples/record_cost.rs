@@ -29,26 +29,13 @@ fn main() {
     for nodes in [1, 10, 100] {
         let mut session = Session::new(Arc::clone(&engine), Arc::clone(&budget), Arc::default());
         let b = session.constant(DataType::Float32, &[64], &data).unwrap();
-        let w = session
-            .constant(DataType::Float32, &[64, 64], &[0; 4 * 64 * 64])
-            .unwrap();
+        let w = session.constant(DataType::Float32, &[64, 64], &[0; 4 * 64 * 64]).unwrap();
         const RUNS: u32 = 2000;
         let mut nanos = 0;
         for _ in 0..RUNS {
-            let mut x = session
-                .record(
-                    Op::Reshape {
-                        shape: Dims::new(&[1, 64]).unwrap(),
-                    },
-                    &[b],
-                )
-                .unwrap();
+            let mut x = session.record(Op::Reshape { shape: Dims::new(&[1, 64]).unwrap() }, &[b]).unwrap();
             for i in 0..nodes {
-                let (op, other) = if i % 2 == 0 {
-                    (Op::Binary(Binary::Add), b)
-                } else {
-                    (Op::Matmul, w)
-                };
+                let (op, other) = if i % 2 == 0 { (Op::Binary(Binary::Add), b) } else { (Op::Matmul, w) };
                 let y = session.record(op, &[x, other]).unwrap();
                 session.release(x);
                 x = y;
@@ -58,10 +45,7 @@ fn main() {
             nanos += start.elapsed().as_nanos();
             session.release(x);
         }
-        println!(
-            "dispatch of {nodes} small operations, plan cached: {} ns",
-            nanos / u128::from(RUNS)
-        );
+        println!("dispatch of {nodes} small operations, plan cached: {} ns", nanos / u128::from(RUNS));
     }
     println!("{:?}", engine.stats());
 }

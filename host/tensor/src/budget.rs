@@ -16,11 +16,7 @@ pub struct Budget {
 impl Budget {
     /// A budget of `limit` bytes, none of them used.
     pub fn new(limit: u64) -> Arc<Budget> {
-        Arc::new(Budget {
-            limit,
-            used: AtomicU64::new(0),
-            peak: AtomicU64::new(0),
-        })
+        Arc::new(Budget { limit, used: AtomicU64::new(0), peak: AtomicU64::new(0) })
     }
 
     /// Bytes charged now, buffers counted as large as they were allocated.
@@ -40,23 +36,14 @@ impl Budget {
 
     /// Takes `bytes`, to be given back when the charge is dropped; refused as a whole when they
     /// would exceed the limit.
-    pub(crate) fn charge(
-        self: &Arc<Self>,
-        operation: &'static str,
-        bytes: u64,
-    ) -> Result<Charge, Error> {
-        let taken = self
-            .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-                used.checked_add(bytes).filter(|&total| total <= self.limit)
-            });
+    pub(crate) fn charge(self: &Arc<Self>, operation: &'static str, bytes: u64) -> Result<Charge, Error> {
+        let taken = self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
+            used.checked_add(bytes).filter(|&total| total <= self.limit)
+        });
         match taken {
             Ok(before) => {
                 self.peak.fetch_max(before + bytes, Ordering::Relaxed);
-                Ok(Charge {
-                    budget: Arc::clone(self),
-                    bytes,
-                })
+                Ok(Charge { budget: Arc::clone(self), bytes })
             }
             Err(used) => Err(Error::out_of_memory(
                 operation,
@@ -83,10 +70,7 @@ impl Charge {
     pub fn split(&mut self, bytes: u64) -> Charge {
         let bytes = bytes.min(self.bytes);
         self.bytes -= bytes;
-        Charge {
-            budget: Arc::clone(&self.budget),
-            bytes,
-        }
+        Charge { budget: Arc::clone(&self.budget), bytes }
     }
 
     /// The budget that it is taken from.

@@ -169,11 +169,7 @@ struct Free {
 impl BufferPool {
     /// A pool that keeps at most `limit` free bytes; `poison` fills each buffer taken with 0xFF.
     pub fn new(limit: u64, poison: bool) -> Arc<BufferPool> {
-        Arc::new(BufferPool {
-            limit,
-            poison,
-            ..BufferPool::default()
-        })
+        Arc::new(BufferPool { limit, poison, ..BufferPool::default() })
     }
 
     /// A buffer of `bytes` bytes with unspecified content (see the module's invariant).
@@ -182,18 +178,11 @@ impl BufferPool {
         let raw = match self.reuse(capacity) {
             Some(raw) => raw,
             None => Raw::allocate(capacity).ok_or_else(|| {
-                Error::out_of_memory(
-                    operation,
-                    format!("the host has no {capacity} bytes left for a tensor"),
-                )
+                Error::out_of_memory(operation, format!("the host has no {capacity} bytes left for a tensor"))
             })?,
         };
         self.live.fetch_add(capacity as u64, Ordering::Relaxed);
-        let mut buffer = Buffer {
-            raw: Some(raw),
-            len: bytes,
-            pool: Arc::clone(self),
-        };
+        let mut buffer = Buffer { raw: Some(raw), len: bytes, pool: Arc::clone(self) };
         if self.poison {
             buffer.bytes_mut().fill(0xFF);
         }
@@ -202,10 +191,7 @@ impl BufferPool {
 
     /// Bytes of free buffers kept.
     pub fn pooled_bytes(&self) -> u64 {
-        self.free
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .bytes
+        self.free.lock().unwrap_or_else(PoisonError::into_inner).bytes
     }
 
     /// Bytes of buffers in use.

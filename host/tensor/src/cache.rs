@@ -51,11 +51,7 @@ impl PlanCache {
             entry.used = clock;
             Arc::clone(&entry.plan)
         });
-        let counter = if found.is_some() {
-            &self.hits
-        } else {
-            &self.misses
-        };
+        let counter = if found.is_some() { &self.hits } else { &self.misses };
         counter.fetch_add(1, Ordering::Relaxed);
         found
     }
@@ -69,22 +65,14 @@ impl PlanCache {
         }
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         inner.clock += 1;
-        let entry = Entry {
-            plan: Arc::clone(plan),
-            bytes,
-            used: inner.clock,
-        };
+        let entry = Entry { plan: Arc::clone(plan), bytes, used: inner.clock };
         if let Some(old) = inner.plans.insert(key.into(), entry) {
             inner.bytes -= old.bytes;
         }
         inner.bytes += bytes;
         while inner.plans.len() > self.entries || inner.bytes > self.bytes {
             // A few hundred entries at most: searching costs less than keeping a list in order.
-            let oldest = inner
-                .plans
-                .iter()
-                .min_by_key(|(_, e)| e.used)
-                .map(|(k, _)| k.clone());
+            let oldest = inner.plans.iter().min_by_key(|(_, e)| e.used).map(|(k, _)| k.clone());
             let Some(gone) = oldest.and_then(|key| inner.plans.remove(&key)) else {
                 break;
             };
@@ -97,11 +85,6 @@ impl PlanCache {
         let inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
         let (plans, bytes) = (inner.plans.len(), inner.bytes);
         drop(inner);
-        (
-            self.hits.load(Ordering::Relaxed),
-            self.misses.load(Ordering::Relaxed),
-            plans,
-            bytes,
-        )
+        (self.hits.load(Ordering::Relaxed), self.misses.load(Ordering::Relaxed), plans, bytes)
     }
 }

@@ -112,18 +112,12 @@ impl Engine {
         data: &[u8],
     ) -> Result<Arc<Value>, Error> {
         const NAME: &str = "constant";
-        let descriptor = Descriptor {
-            data_type,
-            shape: checked_shape(NAME, shape)?,
-        };
+        let descriptor = Descriptor { data_type, shape: checked_shape(NAME, shape)? };
         let bytes = descriptor.bytes();
         if data.len() != bytes {
             return Err(Error::invalid(
                 NAME,
-                format!(
-                    "{} bytes of data for {data_type} {shape:?}, which takes {bytes}",
-                    data.len()
-                ),
+                format!("{} bytes of data for {data_type} {shape:?}, which takes {bytes}", data.len()),
             ));
         }
         let charge = budget.charge(NAME, crate::buffer::capacity_for(bytes) as u64)?;

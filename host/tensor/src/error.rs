@@ -31,21 +31,13 @@ impl Error {
     /// An [`ErrorKind::InvalidArgument`].
     #[cold]
     pub fn invalid(operation: &'static str, message: impl Into<String>) -> Error {
-        Error {
-            kind: ErrorKind::InvalidArgument,
-            operation,
-            message: message.into(),
-        }
+        Error { kind: ErrorKind::InvalidArgument, operation, message: message.into() }
     }
 
     /// An [`ErrorKind::OutOfMemory`].
     #[cold]
     pub fn out_of_memory(operation: &'static str, message: impl Into<String>) -> Error {
-        Error {
-            kind: ErrorKind::OutOfMemory,
-            operation,
-            message: message.into(),
-        }
+        Error { kind: ErrorKind::OutOfMemory, operation, message: message.into() }
     }
 
     /// An [`ErrorKind::Cancelled`].
@@ -61,10 +53,6 @@ impl Error {
     /// An [`ErrorKind::Device`].
     #[cold]
     pub fn device(operation: &'static str, message: impl Into<String>) -> Error {
-        Error {
-            kind: ErrorKind::Device,
-            operation,
-            message: message.into(),
-        }
+        Error { kind: ErrorKind::Device, operation, message: message.into() }
     }
 }

@@ -9,16 +9,10 @@ impl Op {
         let mut dims = |tag: u8, d: &Dims| {
             key.push(tag);
             key.push(d.rank() as u8);
-            d.as_slice()
-                .iter()
-                .for_each(|v| key.extend_from_slice(&v.to_le_bytes()));
+            d.as_slice().iter().for_each(|v| key.extend_from_slice(&v.to_le_bytes()));
         };
         match self {
-            Op::Fill {
-                data_type,
-                shape,
-                value,
-            } => {
+            Op::Fill { data_type, shape, value } => {
                 dims(0, shape);
                 key.push(*data_type as u8);
                 key.extend_from_slice(&value.to_bits().to_le_bytes());
@@ -42,15 +36,9 @@ impl Op {
             Op::Where => key.push(11),
             Op::Reshape { shape } => dims(12, shape),
             Op::Transpose { permutation: None } => key.push(13),
-            Op::Transpose {
-                permutation: Some(p),
-            } => dims(14, p),
+            Op::Transpose { permutation: Some(p) } => dims(14, p),
             Op::Expand { shape } => dims(15, shape),
-            Op::Slice {
-                starts,
-                sizes,
-                strides,
-            } => {
+            Op::Slice { starts, sizes, strides } => {
                 dims(16, starts);
                 dims(16, sizes);
                 match strides {
@@ -62,11 +50,7 @@ impl Op {
                 key.push(19);
                 key.extend_from_slice(&axis.to_le_bytes());
             }
-            Op::Pad {
-                beginning,
-                ending,
-                mode,
-            } => {
+            Op::Pad { beginning, ending, mode } => {
                 dims(20, beginning);
                 dims(20, ending);
                 match mode {
@@ -76,12 +60,7 @@ impl Op {
                 }
             }
             Op::Matmul => key.push(21),
-            Op::Gemm {
-                alpha,
-                beta,
-                a_transpose,
-                b_transpose,
-            } => {
+            Op::Gemm { alpha, beta, a_transpose, b_transpose } => {
                 floats(key, 22, &[*alpha, *beta]);
                 key.extend_from_slice(&[u8::from(*a_transpose), u8::from(*b_transpose)]);
             }
@@ -97,11 +76,7 @@ impl Op {
                 key.push(24);
                 key.extend_from_slice(&axis.to_le_bytes());
             }
-            Op::Reduce {
-                kind,
-                axes,
-                keep_dimensions,
-            } => {
+            Op::Reduce { kind, axes, keep_dimensions } => {
                 match axes {
                     Some(a) => dims(25, a),
                     None => key.push(26),
@@ -114,7 +89,5 @@ impl Op {
 
 fn floats(key: &mut Vec<u8>, tag: u8, values: &[f64]) {
     key.push(tag);
-    values
-        .iter()
-        .for_each(|v| key.extend_from_slice(&v.to_bits().to_le_bytes()));
+    values.iter().for_each(|v| key.extend_from_slice(&v.to_bits().to_le_bytes()));
 }

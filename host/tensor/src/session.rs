@@ -116,12 +116,7 @@ impl Session {
     }
 
     /// A tensor from row-major little-endian bytes, exactly product(shape) elements of them.
-    pub fn constant(
-        &mut self,
-        data_type: DataType,
-        shape: &[u32],
-        data: &[u8],
-    ) -> Result<TensorId, Error> {
+    pub fn constant(&mut self, data_type: DataType, shape: &[u32], data: &[u8]) -> Result<TensorId, Error> {
         let value = self.engine.value(&self.budget, data_type, shape, data)?;
         let descriptor = *value.descriptor();
         self.insert("constant", State::Ready(value), descriptor)
@@ -130,11 +125,7 @@ impl Session {
     /// A handle to an asset or an input of the job. Charged to nobody here: the value keeps the
     /// charge it has.
     pub fn import(&mut self, value: &Arc<Value>) -> Result<TensorId, Error> {
-        self.insert(
-            "import",
-            State::Ready(Arc::clone(value)),
-            *value.descriptor(),
-        )
+        self.insert("import", State::Ready(Arc::clone(value)), *value.descriptor())
     }
 
     /// Checks and records one operation. Nothing runs.
@@ -144,16 +135,10 @@ impl Session {
             [] => (rules::infer(&op, &[])?, Inputs::Few([0; 3], 0)),
             [a] => {
                 let d = [self.node(name, a)?.descriptor];
-                (
-                    rules::infer(&op, &d)?,
-                    Inputs::Few([a.index() as u32, 0, 0], 1),
-                )
+                (rules::infer(&op, &d)?, Inputs::Few([a.index() as u32, 0, 0], 1))
             }
             [a, b] => {
-                let d = [
-                    self.node(name, a)?.descriptor,
-                    self.node(name, b)?.descriptor,
-                ];
+                let d = [self.node(name, a)?.descriptor, self.node(name, b)?.descriptor];
                 let ids = [a.index() as u32, b.index() as u32, 0];
                 (rules::infer(&op, &d)?, Inputs::Few(ids, 2))
             }
@@ -167,10 +152,8 @@ impl Session {
                 (rules::infer(&op, &d)?, Inputs::Few(ids, 3))
             }
             _ => {
-                let d: Result<Vec<Descriptor>, Error> = inputs
-                    .iter()
-                    .map(|&i| Ok(self.node(name, i)?.descriptor))
-                    .collect();
+                let d: Result<Vec<Descriptor>, Error> =
+                    inputs.iter().map(|&i| Ok(self.node(name, i)?.descriptor)).collect();
                 let ids = inputs.iter().map(|i| i.index() as u32).collect();
                 (rules::infer(&op, &d?)?, Inputs::Many(ids))
             }
@@ -219,10 +202,7 @@ impl Session {
         }
         match &self.nodes[id.index()].state {
             State::Ready(value) => Ok(Arc::clone(value)),
-            _ => Err(Error::device(
-                "read",
-                "the tensor was dispatched and has no value",
-            )),
+            _ => Err(Error::device("read", "the tensor was dispatched and has no value")),
         }
     }
 
@@ -255,10 +235,7 @@ impl Session {
     fn node(&self, operation: &'static str, id: TensorId) -> Result<&Node, Error> {
         match self.nodes.get(id.index()) {
             Some(n) if n.held && n.generation == id.0 >> INDEX_BITS => Ok(n),
-            _ => Err(Error::invalid(
-                operation,
-                format!("handle {} names no tensor of this job", id.0),
-            )),
+            _ => Err(Error::invalid(operation, format!("handle {} names no tensor of this job", id.0))),
         }
     }
 
@@ -333,27 +310,15 @@ impl Session {
             .collect();
         let run = || {
             let graph = || self.graph(scratch);
-            self.engine
-                .run(&scratch.key, graph, &leaves, &self.budget, &self.cancel)
+            self.engine.run(&scratch.key, graph, &leaves, &self.budget, &self.cancel)
         };
         // A kernel's bug must not take the host down with the guest that found it.
-        let values = catch_unwind(AssertUnwindSafe(run)).unwrap_or_else(|_| {
-            Err(Error::device(
-                "dispatch",
-                "a kernel panicked (a bug in Warren)",
-            ))
-        })?;
-        let wanted: Vec<u32> = scratch
-            .order
-            .iter()
-            .copied()
-            .filter(|&i| self.nodes[i as usize].seen == u32::MAX)
-            .collect();
+        let values = catch_unwind(AssertUnwindSafe(run))
+            .unwrap_or_else(|_| Err(Error::device("dispatch", "a kernel panicked (a bug in Warren)")))?;
+        let wanted: Vec<u32> =
+            scratch.order.iter().copied().filter(|&i| self.nodes[i as usize].seen == u32::MAX).collect();
         if wanted.len() != values.len() {
-            return Err(Error::device(
-                "dispatch",
-                "the device answered too few tensors",
-            ));
+            return Err(Error::device("dispatch", "the device answered too few tensors"));
         }
         for (&index, value) in wanted.iter().zip(values) {
             let state = State::Ready(value);
@@ -371,12 +336,7 @@ impl Session {
 
     /// Finds what must be computed, operands first, and numbers it in that order.
     fn collect(&mut self, outputs: &[TensorId], scratch: &mut Scratch) {
-        let Scratch {
-            stack,
-            order,
-            leaves,
-            ..
-        } = scratch;
+        let Scratch { stack, order, leaves, .. } = scratch;
         stack.clear();
         order.clear();
         leaves.clear();
@@ -429,18 +389,13 @@ impl Session {
         for output in outputs {
             self.nodes[output.index()].seen = u32::MAX;
         }
-        let Scratch {
-            order, leaves, key, ..
-        } = scratch;
+        let Scratch { order, leaves, key, .. } = scratch;
         key.clear();
         key.extend_from_slice(&(leaves.len() as u32).to_le_bytes());
         for &leaf in leaves.iter() {
             let d = &self.nodes[leaf as usize].descriptor;
             key.extend_from_slice(&[d.data_type as u8, d.shape.rank() as u8]);
-            d.shape
-                .as_slice()
-                .iter()
-                .for_each(|v| key.extend_from_slice(&v.to_le_bytes()));
+            d.shape.as_slice().iter().for_each(|v| key.extend_from_slice(&v.to_le_bytes()));
         }
         for &index in order.iter() {
             let node = &mut self.nodes[index as usize];
@@ -471,26 +426,17 @@ impl Session {
                 _ => Source::Node(n.local),
             }
         };
-        let nodes = scratch
-            .order
-            .iter()
-            .map(node)
-            .filter_map(|n| match &n.state {
-                State::Pending { op, inputs } => Some(GraphNode {
-                    op: *op,
-                    inputs: inputs.as_slice().iter().map(source).collect(),
-                    descriptor: n.descriptor,
-                    output: n.seen == u32::MAX,
-                }),
-                _ => None,
-            });
+        let nodes = scratch.order.iter().map(node).filter_map(|n| match &n.state {
+            State::Pending { op, inputs } => Some(GraphNode {
+                op: *op,
+                inputs: inputs.as_slice().iter().map(source).collect(),
+                descriptor: n.descriptor,
+                output: n.seen == u32::MAX,
+            }),
+            _ => None,
+        });
         Graph {
-            leaves: scratch
-                .leaves
-                .iter()
-                .map(node)
-                .map(|n| n.descriptor)
-                .collect(),
+            leaves: scratch.leaves.iter().map(node).map(|n| n.descriptor).collect(),
             nodes: nodes.collect(),
         }
     }

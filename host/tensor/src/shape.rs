@@ -18,10 +18,7 @@ pub struct Dims {
 
 impl Dims {
     /// The empty list: the shape of a scalar.
-    pub const SCALAR: Dims = Dims {
-        dims: [0; MAX_RANK],
-        rank: 0,
-    };
+    pub const SCALAR: Dims = Dims { dims: [0; MAX_RANK], rank: 0 };
 
     /// A list of these numbers, or `None` when there are more than [`MAX_RANK`].
     pub fn new(dims: &[u32]) -> Option<Dims> {
@@ -34,10 +31,7 @@ impl Dims {
     /// `rank` copies of `value`; `rank` is cut to [`MAX_RANK`].
     pub fn splat(value: u32, rank: usize) -> Dims {
         let rank = rank.min(MAX_RANK);
-        let mut out = Dims {
-            dims: [0; MAX_RANK],
-            rank: rank as u8,
-        };
+        let mut out = Dims { dims: [0; MAX_RANK], rank: rank as u8 };
         out.dims[..rank].fill(value);
         out
     }

@@ -76,18 +76,13 @@ impl fmt::Display for DataType {
 
 /// A name that is none of [`DataType::ALL`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error(
-    "unknown data type `{0}`: expected float32, float16, int32, uint32, int64, uint64, int8 or uint8"
-)]
+#[error("unknown data type `{0}`: expected float32, float16, int32, uint32, int64, uint64, int8 or uint8")]
 pub struct UnknownDataType(pub String);
 
 impl FromStr for DataType {
     type Err = UnknownDataType;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        DataType::ALL
-            .into_iter()
-            .find(|t| t.name() == text)
-            .ok_or_else(|| UnknownDataType(text.to_owned()))
+        DataType::ALL.into_iter().find(|t| t.name() == text).ok_or_else(|| UnknownDataType(text.to_owned()))
     }
 }

@@ -45,24 +45,14 @@ pub(crate) struct PackedForm {
 
 impl Value {
     pub(crate) fn new(descriptor: Descriptor, buffer: Buffer, charge: Charge) -> Value {
-        let storage = Storage {
-            buffer,
-            charge,
-            prepacked: OnceLock::new(),
-        };
-        Value {
-            descriptor,
-            storage: Arc::new(storage),
-        }
+        let storage = Storage { buffer, charge, prepacked: OnceLock::new() };
+        Value { descriptor, storage: Arc::new(storage) }
     }
 
     /// The same memory under another shape (of the same number of elements).
     pub(crate) fn with_descriptor(&self, descriptor: Descriptor) -> Value {
         debug_assert!(descriptor.bytes() == self.descriptor.bytes());
-        Value {
-            descriptor,
-            storage: Arc::clone(&self.storage),
-        }
+        Value { descriptor, storage: Arc::clone(&self.storage) }
     }
 
     /// Element type.
@@ -97,23 +87,12 @@ impl Value {
         let kept = &self.storage.prepacked;
         if kept.get().is_none() {
             let capacity = capacity_for(bytes) as u64;
-            let charge = self
-                .storage
-                .charge
-                .budget()
-                .charge("prepack", capacity)
-                .ok()?;
+            let charge = self.storage.charge.budget().charge("prepack", capacity).ok()?;
             let mut data = pool.take("prepack", bytes).ok()?;
             fill(data.bytes_mut());
             // Two runs may get here at once; the second's work is dropped.
-            let _ = kept.set(Prepacked {
-                form,
-                data,
-                _charge: charge,
-            });
+            let _ = kept.set(Prepacked { form, data, _charge: charge });
         }
-        kept.get()
-            .filter(|p| p.form == form)
-            .map(|p| p.data.bytes())
+        kept.get().filter(|p| p.form == form).map(|p| p.data.bytes())
     }
 }

@@ -34,31 +34,17 @@ fn directory() -> Option<PathBuf> {
 #[test]
 fn webnn_conformance() {
     let Some(directory) = directory() else {
-        eprintln!(
-            "SKIPPED: no WebNN conformance cases (set WARREN_WEBNN_CONFORMANCE to their folder)"
-        );
+        eprintln!("SKIPPED: no WebNN conformance cases (set WARREN_WEBNN_CONFORMANCE to their folder)");
         return;
     };
-    let engine = Arc::new(
-        Engine::new(EngineConfig {
-            threads: 2,
-            poison: true,
-            ..EngineConfig::default()
-        })
-        .unwrap(),
-    );
+    let engine =
+        Arc::new(Engine::new(EngineConfig { threads: 2, poison: true, ..EngineConfig::default() }).unwrap());
     // Operation -> (passed, failed, unsupported).
     let mut counts: BTreeMap<String, [usize; 3]> = BTreeMap::new();
     let mut failures = Vec::new();
-    let mut files: Vec<PathBuf> = std::fs::read_dir(&directory)
-        .unwrap()
-        .map(|e| e.unwrap().path())
-        .collect();
+    let mut files: Vec<PathBuf> = std::fs::read_dir(&directory).unwrap().map(|e| e.unwrap().path()).collect();
     files.sort();
-    for file in files
-        .iter()
-        .filter(|f| f.extension().is_some_and(|e| e == "json"))
-    {
+    for file in files.iter().filter(|f| f.extension().is_some_and(|e| e == "json")) {
         let suite: Json = serde_json::from_slice(&std::fs::read(file).unwrap()).unwrap();
         let operation = suite["operation"].as_str().unwrap().to_owned();
         for test in suite["tests"].as_array().unwrap() {
@@ -75,28 +61,12 @@ fn webnn_conformance() {
     }
     let mut total = [0; 3];
     for (operation, count) in &counts {
-        println!(
-            "{operation:24} passed {:3}  failed {:3}  unsupported {:3}",
-            count[0], count[1], count[2]
-        );
+        println!("{operation:24} passed {:3}  failed {:3}  unsupported {:3}", count[0], count[1], count[2]);
         (0..3).for_each(|i| total[i] += count[i]);
     }
-    println!(
-        "total: passed {}, failed {}, unsupported {}",
-        total[0], total[1], total[2]
-    );
-    assert!(
-        failures.is_empty(),
-        "{} failures:\n{}",
-        failures.len(),
-        failures.join("\n")
-    );
-    assert!(
-        total[0] > 500,
-        "only {} cases were found in {}",
-        total[0],
-        directory.display()
-    );
+    println!("total: passed {}, failed {}, unsupported {}", total[0], total[1], total[2]);
+    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    assert!(total[0] > 500, "only {} cases were found in {}", total[0], directory.display());
 }
 
 enum Failure {
@@ -141,18 +111,13 @@ fn half(value: f64) -> half::f16 {
 }
 
 fn shape(json: &Json) -> Vec<u32> {
-    json.as_array()
-        .map(|a| a.iter().map(|v| integer(v) as u32).collect())
-        .unwrap_or_default()
+    json.as_array().map(|a| a.iter().map(|v| integer(v) as u32).collect()).unwrap_or_default()
 }
 
 fn encode(data_type: DataType, values: &[Json], count: usize) -> Vec<u8> {
     let mut out = Vec::new();
-    let values: Vec<&Json> = if values.len() == 1 && count > 1 {
-        vec![&values[0]; count]
-    } else {
-        values.iter().collect()
-    };
+    let values: Vec<&Json> =
+        if values.len() == 1 && count > 1 { vec![&values[0]; count] } else { values.iter().collect() };
     for v in values {
         match data_type {
             DataType::Float32 => out.extend((number(v) as f32).to_le_bytes()),
@@ -179,11 +144,7 @@ fn run(engine: &Arc<Engine>, case: &str, graph: &Json) -> Result<(), Failure> {
     let mut session = Session::new(Arc::clone(engine), Budget::new(1 << 30), Arc::default());
     let mut tensors: HashMap<String, TensorId> = HashMap::new();
     for (name, input) in graph["inputs"].as_object().unwrap() {
-        let data_type: DataType = input["descriptor"]["dataType"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let data_type: DataType = input["descriptor"]["dataType"].as_str().unwrap().parse().unwrap();
         let dims = shape(&input["descriptor"]["shape"]);
         let count = dims.iter().map(|&d| d as usize).product();
         let bytes = encode(data_type, &list(&input["data"]), count);
@@ -203,19 +164,9 @@ fn run(engine: &Arc<Engine>, case: &str, graph: &Json) -> Result<(), Failure> {
             }
         }
         let name = operator["name"].as_str().unwrap();
-        let call = Call {
-            case,
-            name,
-            arguments: &arguments,
-            tensors: &tensors,
-        };
+        let call = Call { case, name, arguments: &arguments, tensors: &tensors };
         let (op, inputs) = call.op()?;
-        let half = graph["expectedOutputs"]
-            .as_object()
-            .unwrap()
-            .values()
-            .next()
-            .unwrap()["descriptor"]["dataType"]
+        let half = graph["expectedOutputs"].as_object().unwrap().values().next().unwrap()["descriptor"]["dataType"]
             == "float16";
         match (call.tolerance(&session, &inputs, half), &mut tolerance) {
             (Tolerance::Ulp(more), Tolerance::Ulp(sum)) => *sum += more,
@@ -225,11 +176,7 @@ fn run(engine: &Arc<Engine>, case: &str, graph: &Json) -> Result<(), Failure> {
         tensors.insert(operator["outputs"].as_str().unwrap().to_owned(), id);
     }
     for (name, expected) in graph["expectedOutputs"].as_object().unwrap() {
-        let data_type: DataType = expected["descriptor"]["dataType"]
-            .as_str()
-            .unwrap()
-            .parse()
-            .unwrap();
+        let data_type: DataType = expected["descriptor"]["dataType"].as_str().unwrap().parse().unwrap();
         let dims = shape(&expected["descriptor"]["shape"]);
         let value = session.value(tensors[name])?;
         if value.data_type() != data_type || value.shape() != dims {
@@ -255,40 +202,24 @@ struct Call<'a> {
 
 impl Call<'_> {
     fn tensor(&self, key: &str) -> TensorId {
-        self.tensors[self.arguments[key]
-            .as_str()
-            .unwrap_or_else(|| panic!("no {key}"))]
+        self.tensors[self.arguments[key].as_str().unwrap_or_else(|| panic!("no {key}"))]
     }
     fn number(&self, key: &str, default: f64) -> f64 {
         self.arguments.get(key).map_or(default, |v| number(v))
     }
     fn dims(&self, key: &str) -> Option<Dims> {
-        self.arguments
-            .get(key)
-            .map(|v| Dims::new(&shape(v)).unwrap())
+        self.arguments.get(key).map(|v| Dims::new(&shape(v)).unwrap())
     }
     fn quad<const N: usize>(&self, key: &str, default: u32) -> [u32; N] {
-        self.arguments
-            .get(key)
-            .map_or([default; N], |v| shape(v).try_into().unwrap())
+        self.arguments.get(key).map_or([default; N], |v| shape(v).try_into().unwrap())
     }
 
     fn op(&self) -> Result<(Op, Vec<TensorId>), Failure> {
         let one = |op| Ok((op, vec![self.tensor("input")]));
         let two = |op| Ok((op, vec![self.tensor("a"), self.tensor("b")]));
         let reduce = |kind| {
-            let keep_dimensions = self
-                .arguments
-                .get("keepDimensions")
-                .is_some_and(|v| v.as_bool().unwrap());
-            Ok((
-                Op::Reduce {
-                    kind,
-                    axes: self.dims("axes"),
-                    keep_dimensions,
-                },
-                vec![self.tensor("input")],
-            ))
+            let keep_dimensions = self.arguments.get("keepDimensions").is_some_and(|v| v.as_bool().unwrap());
+            Ok((Op::Reduce { kind, axes: self.dims("axes"), keep_dimensions }, vec![self.tensor("input")]))
         };
         match self.name {
             "add" => two(Op::Binary(Binary::Add)),
@@ -318,45 +249,20 @@ impl Call<'_> {
             "clamp" => {
                 let nan = self.case.contains("NaN");
                 let bound = |key| {
-                    self.arguments.get(key).map(|v| {
-                        if v.is_null() && nan {
-                            f64::NAN
-                        } else {
-                            number(v)
-                        }
-                    })
+                    self.arguments.get(key).map(|v| if v.is_null() && nan { f64::NAN } else { number(v) })
                 };
-                one(Op::Clamp {
-                    min: bound("minValue"),
-                    max: bound("maxValue"),
-                })
+                one(Op::Clamp { min: bound("minValue"), max: bound("maxValue") })
             }
-            "elu" => one(Op::Elu {
-                alpha: self.number("alpha", 1.0),
-            }),
-            "leakyRelu" => one(Op::LeakyRelu {
-                alpha: self.number("alpha", 0.01),
-            }),
-            "hardSigmoid" => one(Op::HardSigmoid {
-                alpha: self.number("alpha", 0.2),
-                beta: self.number("beta", 0.5),
-            }),
-            "linear" => one(Op::Linear {
-                alpha: self.number("alpha", 1.0),
-                beta: self.number("beta", 0.0),
-            }),
-            "cast" => one(Op::Cast {
-                to: self.arguments["type"].as_str().unwrap().parse().unwrap(),
-            }),
-            "reshape" => one(Op::Reshape {
-                shape: self.dims("newShape").unwrap(),
-            }),
-            "expand" => one(Op::Expand {
-                shape: self.dims("newShape").unwrap(),
-            }),
-            "transpose" => one(Op::Transpose {
-                permutation: self.dims("permutation"),
-            }),
+            "elu" => one(Op::Elu { alpha: self.number("alpha", 1.0) }),
+            "leakyRelu" => one(Op::LeakyRelu { alpha: self.number("alpha", 0.01) }),
+            "hardSigmoid" => {
+                one(Op::HardSigmoid { alpha: self.number("alpha", 0.2), beta: self.number("beta", 0.5) })
+            }
+            "linear" => one(Op::Linear { alpha: self.number("alpha", 1.0), beta: self.number("beta", 0.0) }),
+            "cast" => one(Op::Cast { to: self.arguments["type"].as_str().unwrap().parse().unwrap() }),
+            "reshape" => one(Op::Reshape { shape: self.dims("newShape").unwrap() }),
+            "expand" => one(Op::Expand { shape: self.dims("newShape").unwrap() }),
+            "transpose" => one(Op::Transpose { permutation: self.dims("permutation") }),
             "slice" => one(Op::Slice {
                 starts: self.dims("starts").unwrap(),
                 sizes: self.dims("sizes").unwrap(),
@@ -364,27 +270,14 @@ impl Call<'_> {
             }),
             "concat" => {
                 let inputs = self.arguments["inputs"].as_array().unwrap();
-                let ids = inputs
-                    .iter()
-                    .map(|v| self.tensors[v.as_str().unwrap()])
-                    .collect();
-                Ok((
-                    Op::Concat {
-                        axis: self.number("axis", 0.0) as u32,
-                    },
-                    ids,
-                ))
+                let ids = inputs.iter().map(|v| self.tensors[v.as_str().unwrap()]).collect();
+                Ok((Op::Concat { axis: self.number("axis", 0.0) as u32 }, ids))
             }
             "matmul" => two(Op::Matmul),
-            "softmax" => one(Op::Softmax {
-                axis: self.number("axis", 0.0) as u32,
-            }),
+            "softmax" => one(Op::Softmax { axis: self.number("axis", 0.0) as u32 }),
             "conv2d" => {
                 let text = |key: &str, default| {
-                    self.arguments
-                        .get(key)
-                        .map_or(default, |v| v.as_str().unwrap())
-                        .to_owned()
+                    self.arguments.get(key).map_or(default, |v| v.as_str().unwrap()).to_owned()
                 };
                 let options = Conv2d {
                     padding: self.quad("padding", 0),
@@ -427,10 +320,7 @@ impl Call<'_> {
     fn tolerance(&self, session: &Session, inputs: &[TensorId], half: bool) -> Tolerance {
         let (_, dims) = session.descriptor(inputs[0]).unwrap();
         let reduced: u64 = match self.arguments.get("axes") {
-            Some(axes) => shape(axes)
-                .iter()
-                .map(|&a| u64::from(dims[a as usize]))
-                .product(),
+            Some(axes) => shape(axes).iter().map(|&a| u64::from(dims[a as usize])).product(),
             None => dims.iter().map(|&d| u64::from(d)).product(),
         };
         Tolerance::Ulp(match self.name {
@@ -467,10 +357,7 @@ impl Call<'_> {
                 let (_, filter) = session.descriptor(inputs[1]).unwrap();
                 let taps: u64 = filter.iter().map(|&d| u64::from(d)).product();
                 let (_, f) = session.descriptor(inputs[1]).unwrap();
-                let layout = self
-                    .arguments
-                    .get("filterLayout")
-                    .map_or("oihw", |v| v.as_str().unwrap());
+                let layout = self.arguments.get("filterLayout").map_or("oihw", |v| v.as_str().unwrap());
                 let outputs = f[layout.find('o').unwrap()];
                 taps / u64::from(outputs) * 2
             }
@@ -496,57 +383,26 @@ fn ordered16(v: half::f16) -> i64 {
     if v.is_sign_negative() { -bits } else { bits }
 }
 
-fn compare(
-    data_type: DataType,
-    found: &[u8],
-    want: &[u8],
-    tolerance: Tolerance,
-) -> Result<(), Failure> {
+fn compare(data_type: DataType, found: &[u8], want: &[u8], tolerance: Tolerance) -> Result<(), Failure> {
     if found.len() != want.len() {
-        return Err(Failure::Wrong(format!(
-            "{} bytes, expected {}",
-            found.len(),
-            want.len()
-        )));
+        return Err(Failure::Wrong(format!("{} bytes, expected {}", found.len(), want.len())));
     }
     let size = data_type.size();
-    for (i, (f, w)) in found
-        .chunks_exact(size)
-        .zip(want.chunks_exact(size))
-        .enumerate()
-    {
+    for (i, (f, w)) in found.chunks_exact(size).zip(want.chunks_exact(size)).enumerate() {
         let (distance, difference, shown): (u64, f64, Box<dyn Fn() -> String>) = match data_type {
             DataType::Float32 => {
-                let (f, w) = (
-                    f32::from_le_bytes(f.try_into().unwrap()),
-                    f32::from_le_bytes(w.try_into().unwrap()),
-                );
-                let ulp = if f.is_nan() && w.is_nan() {
-                    0
-                } else {
-                    ordered32(f).abs_diff(ordered32(w))
-                };
-                (
-                    ulp,
-                    f64::from((f - w).abs()),
-                    Box::new(move || format!("{f} expected {w}")),
-                )
+                let (f, w) =
+                    (f32::from_le_bytes(f.try_into().unwrap()), f32::from_le_bytes(w.try_into().unwrap()));
+                let ulp = if f.is_nan() && w.is_nan() { 0 } else { ordered32(f).abs_diff(ordered32(w)) };
+                (ulp, f64::from((f - w).abs()), Box::new(move || format!("{f} expected {w}")))
             }
             DataType::Float16 => {
                 let (f, w) = (
                     half::f16::from_le_bytes(f.try_into().unwrap()),
                     half::f16::from_le_bytes(w.try_into().unwrap()),
                 );
-                let ulp = if f.is_nan() && w.is_nan() {
-                    0
-                } else {
-                    ordered16(f).abs_diff(ordered16(w))
-                };
-                (
-                    ulp,
-                    (f.to_f64() - w.to_f64()).abs(),
-                    Box::new(move || format!("{f} expected {w}")),
-                )
+                let ulp = if f.is_nan() && w.is_nan() { 0 } else { ordered16(f).abs_diff(ordered16(w)) };
+                (ulp, (f.to_f64() - w.to_f64()).abs(), Box::new(move || format!("{f} expected {w}")))
             }
             _ => (
                 u64::from(f != w),

@@ -1,5 +1,7 @@
 //! Arguments, logging and exit codes; each command has a module of its own.
 
+mod demo;
+mod melody;
 mod new;
 mod plugin;
 mod render;
@@ -33,6 +35,8 @@ enum Command {
     Serve(serve::Args),
     /// Run one job locally through the whole host, and print the events that it publishes.
     Run(run::Args),
+    /// Transcribe a melody, or a WAV file, to notes: the whole way in one command.
+    Demo(demo::Args),
     /// Look at plugins.
     Plugin {
         #[command(subcommand)]
@@ -92,6 +96,7 @@ pub fn main() -> ExitCode {
         match cli.command {
             Command::Serve(args) => serve::serve(args).await,
             Command::Run(args) => run::run(args).await,
+            Command::Demo(args) => demo::demo(args).await,
             Command::Plugin { command } => plugin::plugin(command).await,
             Command::New(args) => new::new(&args).map(|()| true),
             Command::Explain { code } => explain(code.as_deref()).map(|()| true),

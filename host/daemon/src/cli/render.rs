@@ -147,6 +147,11 @@ impl Render {
         Self { json, bar, stage: String::new() }
     }
 
+    /// Takes the bar away.
+    pub fn finish(&self) {
+        self.bar.finish_and_clear();
+    }
+
     /// Shows an event.
     pub fn show(&mut self, job: &str, event: &Event) -> std::io::Result<()> {
         if self.json {
@@ -157,9 +162,6 @@ impl Render {
         match &event.body {
             EventBody::Status { stage, progress, message } => {
                 if *stage != self.stage {
-                    if !self.stage.is_empty() && self.bar.is_hidden() {
-                        eprintln!("{}", self.stage);
-                    }
                     self.stage.clone_from(stage);
                     self.bar.set_prefix(stage.clone());
                 }
@@ -167,6 +169,11 @@ impl Render {
                     self.bar.set_position((f64::from(*progress) * 1000.0) as u64);
                 }
                 self.bar.set_message(message.clone().unwrap_or_default());
+                // No terminal, no bar: a line each time instead.
+                if self.bar.is_hidden() {
+                    let percent = progress.map(|p| format!("{:3.0} %  ", p * 100.0)).unwrap_or_default();
+                    eprintln!("{stage:12} {percent}{}", message.as_deref().unwrap_or_default());
+                }
             }
             EventBody::Partial(piece) => self.bar.suspend(|| println!("partial  {}", describe(piece))),
             EventBody::Result(response) => {

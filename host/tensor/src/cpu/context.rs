@@ -44,11 +44,7 @@ impl Context<'_> {
 
     /// How gemm shares its work.
     pub fn parallelism(&self) -> gemm::Parallelism {
-        if self.threads > 1 {
-            gemm::Parallelism::Rayon(self.threads)
-        } else {
-            gemm::Parallelism::None
-        }
+        if self.threads > 1 { gemm::Parallelism::Rayon(self.threads) } else { gemm::Parallelism::None }
     }
 }
 
@@ -66,10 +62,7 @@ unsafe impl<T: Send> Sync for Shared<T> {}
 impl<T> Shared<T> {
     /// Shares a slice for the time of a parallel loop.
     pub fn new(slice: &mut [T]) -> Shared<T> {
-        Shared {
-            start: slice.as_mut_ptr(),
-            len: slice.len(),
-        }
+        Shared { start: slice.as_mut_ptr(), len: slice.len() }
     }
 
     /// The piece of `len` elements at `at`.
@@ -78,20 +71,14 @@ impl<T> Shared<T> {
     /// No two pieces that are alive at once may overlap, nor outlive the slice.
     #[allow(unsafe_code, clippy::mut_from_ref)]
     pub unsafe fn piece(&self, at: usize, len: usize) -> &mut [T] {
-        assert!(
-            at <= self.len && len <= self.len - at,
-            "a piece beyond its slice"
-        );
+        assert!(at <= self.len && len <= self.len - at, "a piece beyond its slice");
         // SAFETY: in bounds as checked; disjoint as promised.
         unsafe { std::slice::from_raw_parts_mut(self.start.add(at), len) }
     }
 
     /// Where the element at `at` lies, checked to be followed by `len` elements of the slice.
     pub fn pointer(&self, at: usize, len: usize) -> *mut T {
-        assert!(
-            at <= self.len && len <= self.len - at,
-            "a piece beyond its slice"
-        );
+        assert!(at <= self.len && len <= self.len - at, "a piece beyond its slice");
         self.start.wrapping_add(at)
     }
 }

@@ -71,24 +71,13 @@ impl Conv {
                 let k = sizes.ic / options.groups as usize * sizes.kh * sizes.kw;
                 let pixels = (sizes.oh * sizes.ow).max(1);
                 let band = (BAND_BYTES / 4 / k.max(1)).clamp(32, 4096).min(pixels);
-                let plain = sizes.kh * sizes.kw == 1
-                    && options.strides == [1, 1]
-                    && options.padding == [0; 4];
+                let plain =
+                    sizes.kh * sizes.kw == 1 && options.strides == [1, 1] && options.padding == [0; 4];
                 let bands = sizes.n * options.groups as usize * pixels.div_ceil(band);
-                Method::Unfold(Unfold {
-                    band,
-                    lanes: threads.min(bands).max(1),
-                    plain,
-                })
+                Method::Unfold(Unfold { band, lanes: threads.min(bands).max(1), plain })
             }
         };
-        Conv {
-            sizes,
-            options,
-            method,
-            isa,
-            activation,
-        }
+        Conv { sizes, options, method, isa, activation }
     }
 
     fn groups(&self) -> usize {
@@ -131,12 +120,7 @@ impl Conv {
             Method::Unfold(_) if self.nhwc() => 2,
             Method::Unfold(_) => 3,
         };
-        [
-            method,
-            self.groups(),
-            self.options.filter_layout as usize,
-            0,
-        ]
+        [method, self.groups(), self.options.filter_layout as usize, 0]
     }
 
     fn nhwc(&self) -> bool {
@@ -165,15 +149,9 @@ impl Conv {
             for i in 0..ic {
                 for y in 0..kh {
                     for x in 0..kw {
-                        let tap = if channels_last {
-                            (y * kw + x) * ic + i
-                        } else {
-                            (i * kh + y) * kw + x
-                        };
+                        let tap = if channels_last { (y * kw + x) * ic + i } else { (i * kh + y) * kw + x };
                         let at = if direct {
-                            (group * group_outputs + tile_start) * taps
-                                + tap * tile
-                                + (within - tile_start)
+                            (group * group_outputs + tile_start) * taps + tap * tile + (within - tile_start)
                         } else {
                             o * taps + tap
                         };
@@ -197,13 +175,7 @@ impl Conv {
 
     fn unfold(&self, u: &Unfold, context: &Context<'_>, operands: Operands<'_>) {
         let ConvSizes { n, oc, oh, ow, .. } = self.sizes;
-        let Operands {
-            input,
-            filter,
-            bias,
-            output,
-            scratch,
-        } = operands;
+        let Operands { input, filter, bias, output, scratch } = operands;
         let (groups, taps) = (self.groups(), self.taps());
         let pixels = oh * ow;
         let bands = pixels.div_ceil(u.band);
@@ -220,8 +192,7 @@ impl Conv {
                 if context.cancelled() {
                     return;
                 }
-                let (image, group, band) =
-                    (item / groups / bands, item / bands % groups, item % bands);
+                let (image, group, band) = (item / groups / bands, item / bands % groups, item % bands);
                 let first = band * u.band;
                 let count = u.band.min(pixels - first);
                 let (matrix, strides) = if u.plain {
@@ -230,20 +201,10 @@ impl Conv {
                     self.unfold_band(input, image, group, first, count, scratch);
                     (0, if self.nhwc() { (taps, 1) } else { (1, count) })
                 };
-                let matrix = if u.plain {
-                    &input[matrix..]
-                } else {
-                    &scratch[..]
-                };
+                let matrix = if u.plain { &input[matrix..] } else { &scratch[..] };
                 let group_outputs = oc / groups;
                 let weights = &filter[group * group_outputs * taps..];
-                self.multiply(
-                    (image, group, first, count),
-                    (matrix, strides),
-                    weights,
-                    bias,
-                    &outputs,
-                );
+                self.multiply((image, group, first, count), (matrix, strides), weights, bias, &outputs);
             }
         });
     }
@@ -255,10 +216,7 @@ impl Conv {
         if self.nhwc() {
             ((image * ih * iw + first) * ic + group * inputs, (ic, 1))
         } else {
-            (
-                (image * ic + group * inputs) * ih * iw + first,
-                (1, ih * iw),
-            )
+            ((image * ic + group * inputs) * ih * iw + first, (1, ih * iw))
         }
     }
 
@@ -276,33 +234,16 @@ impl Conv {
         let taps = self.taps();
         let channel = group * group_outputs;
 
-        let pixels = Strides {
-            row: pixel,
-            column: tap,
-        };
+        let pixels = Strides { row: pixel, column: tap };
         let (start, target, rows, run) = if self.nhwc() {
             let start = (image * oh * ow + first) * oc + channel;
             (start, Strides { row: oc, column: 1 }, count, group_outputs)
         } else {
             let start = (image * oc + channel) * oh * ow + first;
-            (
-                start,
-                Strides {
-                    row: oh * ow,
-                    column: 1,
-                },
-                group_outputs,
-                count,
-            )
+            (start, Strides { row: oh * ow, column: 1 }, group_outputs, count)
         };
-        let filter = Strides {
-            row: taps,
-            column: 1,
-        };
-        let turned = |s: Strides| Strides {
-            row: s.column,
-            column: s.row,
-        };
+        let filter = Strides { row: taps, column: 1 };
+        let turned = |s: Strides| Strides { row: s.column, column: s.row };
         let product = if self.nhwc() {
             Product {
                 m: count,
@@ -326,11 +267,7 @@ impl Conv {
                 scale: 1.0,
             }
         };
-        let (a, b) = if self.nhwc() {
-            (matrix, weights)
-        } else {
-            (weights, matrix)
-        };
+        let (a, b) = if self.nhwc() { (matrix, weights) } else { (weights, matrix) };
         let none = gemm::Parallelism::None;
         // Without input channels the sum is empty.
         let zero = taps == 0;
@@ -352,10 +289,7 @@ impl Conv {
             }
             match bias {
                 Some(bias) if self.nhwc() => {
-                    values
-                        .iter_mut()
-                        .zip(&bias[channel..])
-                        .for_each(|(v, b)| *v += b);
+                    values.iter_mut().zip(&bias[channel..]).for_each(|(v, b)| *v += b);
                 }
                 Some(bias) => values.iter_mut().for_each(|v| *v += bias[channel + row]),
                 None => {}
@@ -376,15 +310,7 @@ impl Conv {
         count: usize,
         matrix: &mut [f32],
     ) {
-        let ConvSizes {
-            ic,
-            ih,
-            iw,
-            kh,
-            kw,
-            ow,
-            ..
-        } = self.sizes;
+        let ConvSizes { ic, ih, iw, kh, kw, ow, .. } = self.sizes;
         let inputs = self.group_inputs();
         let [top, _, left, _] = self.options.padding.map(|p| p as usize);
         let [sh, sw] = self.options.strides.map(|s| s as usize);
@@ -429,10 +355,7 @@ impl Conv {
 pub(crate) fn unfold_row(row: &[f32], start: usize, step: usize, left: usize, target: &mut [f32]) {
     let before = left.saturating_sub(start).div_ceil(step).min(target.len());
     let from = start + before * step;
-    let within = (row.len() + left)
-        .saturating_sub(from)
-        .div_ceil(step)
-        .min(target.len() - before);
+    let within = (row.len() + left).saturating_sub(from).div_ceil(step).min(target.len() - before);
     target[..before].fill(0.0);
     target[before + within..].fill(0.0);
     let target = &mut target[before..before + within];
@@ -443,10 +366,7 @@ pub(crate) fn unfold_row(row: &[f32], start: usize, step: usize, left: usize, ta
     if step == 1 {
         target.copy_from_slice(&source[..within]);
     } else {
-        target
-            .iter_mut()
-            .zip(source.iter().step_by(step))
-            .for_each(|(t, s)| *t = *s);
+        target.iter_mut().zip(source.iter().step_by(step)).for_each(|(t, s)| *t = *s);
     }
 }
 

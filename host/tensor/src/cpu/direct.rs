@@ -61,10 +61,7 @@ impl Direct {
         phases.dedup();
         let row = columns + (s.kw - 1) * dw / sw;
         let rows = (s.oh.max(1) - 1) * sh + (s.kh - 1) * dh + 1;
-        let image =
-            s.ic.checked_mul(rows)?
-                .checked_mul(phases.len())?
-                .checked_mul(row)?;
+        let image = s.ic.checked_mul(rows)?.checked_mul(phases.len())?.checked_mul(row)?;
         // What the taps of one tile read must stay in the second-level cache.
         let footprint = inputs * s.kh * phases.len() * (48 + row - columns) * 4
             + OC_TILE.min(outputs) * inputs * s.kh * s.kw * 4;
@@ -82,27 +79,14 @@ impl Direct {
                 }
             }
         }
-        let images = if s.n >= threads && image * 4 <= 4 << 20 {
-            threads
-        } else {
-            1
-        };
+        let images = if s.n >= threads && image * 4 <= 4 << 20 { threads } else { 1 };
         let strip = if s.oh >= 2 * threads || images > 1 || threads == 1 {
             columns.max(1)
         } else {
             columns.div_ceil(4 * threads).next_multiple_of(48)
         };
         let image = image.next_multiple_of(16);
-        Some(Direct {
-            lanes,
-            phases,
-            row,
-            rows,
-            taps,
-            image,
-            images,
-            strip,
-        })
+        Some(Direct { lanes, phases, row, rows, taps, image, images, strip })
     }
 
     /// Elements of scratch memory.
@@ -112,29 +96,14 @@ impl Direct {
 
     /// Computes the output.
     pub fn run(&self, conv: &Conv, context: &Context<'_>, operands: Operands<'_>) {
-        let Operands {
-            input,
-            filter,
-            bias,
-            output,
-            scratch,
-        } = operands;
+        let Operands { input, filter, bias, output, scratch } = operands;
         let s = &conv.sizes;
         let out_image = s.oc * s.oh * s.ow;
-        let work = Work {
-            direct: self,
-            conv,
-            filter,
-            bias,
-        };
+        let work = Work { direct: self, conv, filter, bias };
         let outputs = Shared::new(output);
         let scratches = Shared::new(scratch);
         let lanes = if context.threads > 1 { self.images } else { 1 };
-        let alone = Context {
-            isa: context.isa,
-            threads: 1,
-            cancel: context.cancel,
-        };
+        let alone = Context { isa: context.isa, threads: 1, cancel: context.cancel };
         let inside = if lanes > 1 { &alone } else { context };
         context.for_each(lanes, |lane| {
             // SAFETY: each lane has its own scratch.
@@ -195,27 +164,12 @@ impl Work<'_> {
         let outputs = Shared::new(output);
         context.for_each(s.oh * strips, |task| {
             let (y, left) = (task / strips, task % strips * d.strip);
-            self.strip(
-                context.isa,
-                laid,
-                &outputs,
-                y,
-                left,
-                s.ow.min(left + d.strip),
-            );
+            self.strip(context.isa, laid, &outputs, y, left, s.ow.min(left + d.strip));
         });
     }
 
     /// Computes output columns left..right of row `y`, all channels.
-    fn strip(
-        &self,
-        isa: Isa,
-        laid: &[f32],
-        outputs: &Shared<f32>,
-        y: usize,
-        left: usize,
-        right: usize,
-    ) {
+    fn strip(&self, isa: Isa, laid: &[f32], outputs: &Shared<f32>, y: usize, left: usize, right: usize) {
         let (d, s) = (self.direct, &self.conv.sizes);
         let groups = self.conv.options.groups as usize;
         let (inputs, channels) = (s.ic / groups, s.oc / groups);
@@ -325,9 +279,8 @@ unsafe fn avx512<const C: usize, const V: usize>(
     let mut acc = [[_mm512_setzero_ps(); V]; C];
     for (&tap, weights) in taps.iter().zip(weights.as_chunks::<C>().0) {
         // SAFETY: in bounds by the caller's promise.
-        let x: [__m512; V] = std::array::from_fn(|v| unsafe {
-            _mm512_loadu_ps(source.as_ptr().add(tap as usize + 16 * v))
-        });
+        let x: [__m512; V] =
+            std::array::from_fn(|v| unsafe { _mm512_loadu_ps(source.as_ptr().add(tap as usize + 16 * v)) });
         for (acc, &w) in acc.iter_mut().zip(weights) {
             let w = _mm512_set1_ps(w);
             for (acc, &x) in acc.iter_mut().zip(&x) {
@@ -355,9 +308,8 @@ unsafe fn avx2<const C: usize, const V: usize>(
     let mut acc = [[_mm256_setzero_ps(); V]; C];
     for (&tap, weights) in taps.iter().zip(weights.as_chunks::<C>().0) {
         // SAFETY: in bounds by the caller's promise.
-        let x: [__m256; V] = std::array::from_fn(|v| unsafe {
-            _mm256_loadu_ps(source.as_ptr().add(tap as usize + 8 * v))
-        });
+        let x: [__m256; V] =
+            std::array::from_fn(|v| unsafe { _mm256_loadu_ps(source.as_ptr().add(tap as usize + 8 * v)) });
         for (acc, &w) in acc.iter_mut().zip(weights) {
             let w = _mm256_set1_ps(w);
             for (acc, &x) in acc.iter_mut().zip(&x) {

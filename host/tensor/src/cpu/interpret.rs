@@ -54,43 +54,20 @@ pub(crate) fn run(
         .iter_mut()
         .zip(&program.outputs)
         .map(|(bytes, &data_type)| {
-            assert!(
-                bytes.len() >= total * data_type.size(),
-                "an output is too small"
-            );
-            Out {
-                start: bytes.as_mut_ptr(),
-                data_type,
-            }
+            assert!(bytes.len() >= total * data_type.size(), "an output is too small");
+            Out { start: bytes.as_mut_ptr(), data_type }
         })
         .collect();
     let ins = inputs.iter().zip(&program.inputs).map(|(memory, input)| {
         let data_type = input.data_type;
         match memory {
-            Memory::Bytes(b) => In {
-                start: b.as_ptr(),
-                bytes: b.len(),
-                data_type,
-            },
-            Memory::InPlaceOf(o) => In {
-                start: outs[*o].start,
-                bytes: total * data_type.size(),
-                data_type,
-            },
+            Memory::Bytes(b) => In { start: b.as_ptr(), bytes: b.len(), data_type },
+            Memory::InPlaceOf(o) => In { start: outs[*o].start, bytes: total * data_type.size(), data_type },
         }
     });
-    let operands = Operands {
-        inputs: ins.collect(),
-        outputs: outs,
-    };
-    assert!(
-        operands.inputs.len() == program.inputs.len(),
-        "an input is missing"
-    );
-    assert!(
-        operands.outputs.len() == program.outputs.len(),
-        "an output is missing"
-    );
+    let operands = Operands { inputs: ins.collect(), outputs: outs };
+    assert!(operands.inputs.len() == program.inputs.len(), "an input is missing");
+    assert!(operands.outputs.len() == program.outputs.len(), "an output is missing");
     context.for_each(total.div_ceil(CHUNK), |chunk| {
         let start = chunk * CHUNK;
         let end = total.min(start + CHUNK);
@@ -104,13 +81,7 @@ fn run_chunk(program: &Program, isa: Isa, operands: &Operands, start: usize, end
         Code::Cast(to) => to.size().max(i.class.size()),
         _ => i.class.size(),
     };
-    let element = program
-        .body
-        .iter()
-        .chain(&program.prologue)
-        .map(wide)
-        .max()
-        .unwrap_or(4);
+    let element = program.body.iter().chain(&program.prologue).map(wide).max().unwrap_or(4);
     let stride = (block * element).next_multiple_of(64);
     // One register more than the program's, for conversions.
     let mut memory = vec![0u64; (stride * (program.registers + 1)) / 8 + 8];
@@ -186,17 +157,10 @@ impl Frame<'_> {
     /// The elements at a spot. Inputs and outputs must have memory elements of type T.
     fn source<T: Element>(&self, spot: Spot) -> &[T] {
         let start: *const T = match spot {
-            Spot::Reg(r) => self
-                .registers
-                .wrapping_add(r as usize * self.stride)
-                .cast_const()
-                .cast(),
+            Spot::Reg(r) => self.registers.wrapping_add(r as usize * self.stride).cast_const().cast(),
             Spot::Input(i) => {
                 let input = &self.operands.inputs[i as usize];
-                assert!(
-                    (self.start + self.len) * size_of::<T>() <= input.bytes,
-                    "input too small"
-                );
+                assert!((self.start + self.len) * size_of::<T>() <= input.bytes, "input too small");
                 input.start.cast::<T>().wrapping_add(self.start)
             }
             Spot::Output(o) => {
@@ -216,10 +180,7 @@ impl Frame<'_> {
     fn target<T: Element>(&self, spot: Spot) -> &mut [T] {
         let start: *mut T = match spot {
             Spot::Reg(r) => self.registers.wrapping_add(r as usize * self.stride).cast(),
-            Spot::Output(o) => self.operands.outputs[o as usize]
-                .start
-                .cast::<T>()
-                .wrapping_add(self.start),
+            Spot::Output(o) => self.operands.outputs[o as usize].start.cast::<T>().wrapping_add(self.start),
             Spot::Input(_) => return &mut [],
         };
         // SAFETY: as in `source`.

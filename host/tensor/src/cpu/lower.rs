@@ -41,20 +41,9 @@ pub(crate) fn lower(graph: &Graph, isa: Isa, threads: usize) -> Result<Plan, Err
     for (index, node) in graph.nodes.iter().enumerate().filter(|(_, n)| n.output) {
         results.push((lowering.place(Source::Node(index as u32))?, node.descriptor));
     }
-    let Lowering {
-        slots,
-        mut steps,
-        work,
-        ..
-    } = lowering;
+    let Lowering { slots, mut steps, work, .. } = lowering;
     let peak = assign_memory(&slots, &mut steps, &results);
-    Ok(Plan {
-        slots,
-        steps,
-        results,
-        peak,
-        parallel: threads > 1 && work >= PARALLEL_WORK,
-    })
+    Ok(Plan { slots, steps, results, peak, parallel: threads > 1 && work >= PARALLEL_WORK })
 }
 
 struct Lowering<'a> {
@@ -73,10 +62,7 @@ impl Lowering<'_> {
         match self.fusion.root(source) {
             Source::Leaf(leaf) => Ok(Place::Leaf(leaf)),
             Source::Node(node) => self.places[node as usize].ok_or_else(|| {
-                Error::device(
-                    "dispatch",
-                    "an operand was planned after its use (a bug in Warren)",
-                )
+                Error::device("dispatch", "an operand was planned after its use (a bug in Warren)")
             }),
         }
     }
@@ -86,13 +72,7 @@ impl Lowering<'_> {
         self.slots.len() as u32 - 1
     }
 
-    fn step(
-        &mut self,
-        kernel: Kernel,
-        name: &'static str,
-        inputs: Vec<Place>,
-        bytes: usize,
-    ) -> u32 {
+    fn step(&mut self, kernel: Kernel, name: &'static str, inputs: Vec<Place>, bytes: usize) -> u32 {
         let slot = self.slot(bytes);
         self.push(kernel, name, inputs, vec![slot], 0);
         slot
@@ -107,15 +87,7 @@ impl Lowering<'_> {
         workspace: usize,
     ) {
         let frees = Vec::new();
-        self.steps.push(Step {
-            kernel,
-            name,
-            inputs,
-            outputs,
-            workspace,
-            frees,
-            in_place: None,
-        });
+        self.steps.push(Step { kernel, name, inputs, outputs, workspace, frees, in_place: None });
     }
 
     fn node(&mut self, index: usize) -> Result<(), Error> {
@@ -135,25 +107,17 @@ impl Lowering<'_> {
             inputs.push(self.place(source)?);
         }
         let half = node.descriptor.data_type == DataType::Float16;
-        let moves = matches!(
-            node.op,
-            Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Pad { .. }
-        );
+        let moves =
+            matches!(node.op, Op::Transpose { .. } | Op::Slice { .. } | Op::Concat { .. } | Op::Pad { .. });
         let slot = if half && !moves {
             // float16 is computed in float32, and rounded once at the end.
             for (place, source) in inputs.iter_mut().zip(&node.inputs) {
                 let count = graph.descriptor(*source).shape.count();
-                *place =
-                    Place::Slot(self.step(Kernel::Widen, node.op.name(), vec![*place], count * 4));
+                *place = Place::Slot(self.step(Kernel::Widen, node.op.name(), vec![*place], count * 4));
             }
             let wide = self.kernel(index, inputs)?;
             let count = node.descriptor.shape.count();
-            self.step(
-                Kernel::Narrow,
-                node.op.name(),
-                vec![Place::Slot(wide)],
-                count * 2,
-            )
+            self.step(Kernel::Narrow, node.op.name(), vec![Place::Slot(wide)], count * 2)
         } else {
             self.kernel(index, inputs)?
         };
@@ -178,45 +142,25 @@ impl Lowering<'_> {
                 let copy = transpose_copy(&input.shape, permutation.as_ref());
                 self.step(Kernel::Copy(size, copy), name, inputs, count * size)
             }
-            Op::Slice {
-                starts,
-                strides: steps,
-                ..
-            } => {
+            Op::Slice { starts, strides: steps, .. } => {
                 let own = strides(dims);
                 let axes = 0..dims.len();
                 let step = |i: usize| steps.map_or(1, |s| s.as_slice()[i] as usize);
-                let offset = axes
-                    .clone()
-                    .map(|i| starts.as_slice()[i] as usize * own[i])
-                    .sum();
+                let offset = axes.clone().map(|i| starts.as_slice()[i] as usize * own[i]).sum();
                 let sizes = axes.map(|i| (d.shape.as_slice()[i] as usize, own[i] * step(i)));
                 let copy = StridedCopy::new(sizes, offset);
                 self.step(Kernel::Copy(size, copy), name, inputs, count * size)
             }
             Op::Concat { axis } => {
                 let after = |shape: &Dims| -> usize {
-                    shape.as_slice()[*axis as usize..]
-                        .iter()
-                        .map(|&d| d as usize)
-                        .product()
+                    shape.as_slice()[*axis as usize..].iter().map(|&d| d as usize).product()
                 };
                 let outer = dims[..*axis as usize].iter().map(|&d| d as usize).product();
-                let pieces = node
-                    .inputs
-                    .iter()
-                    .map(|s| after(&graph.descriptor(*s).shape) * size);
-                let concat = Concat {
-                    outer,
-                    pieces: pieces.collect(),
-                };
+                let pieces = node.inputs.iter().map(|s| after(&graph.descriptor(*s).shape) * size);
+                let concat = Concat { outer, pieces: pieces.collect() };
                 self.step(Kernel::Concat(concat), name, inputs, count * size)
             }
-            Op::Pad {
-                beginning,
-                ending,
-                mode,
-            } => {
+            Op::Pad { beginning, ending, mode } => {
                 let bits = match mode {
                     PaddingMode::Constant(value) => element_bits(d.data_type, *value),
                     _ => 0,
@@ -239,40 +183,17 @@ impl Lowering<'_> {
                 self.step(Kernel::Softmax(softmax), name, inputs, wide)
             }
             Op::Matmul => {
-                let matmul = matmul(
-                    &input.shape,
-                    &graph.descriptor(node.inputs[1]).shape,
-                    &d.shape,
-                );
-                self.work = self
-                    .work
-                    .saturating_add(count.saturating_mul(matmul.product.k));
+                let matmul = matmul(&input.shape, &graph.descriptor(node.inputs[1]).shape, &d.shape);
+                self.work = self.work.saturating_add(count.saturating_mul(matmul.product.k));
                 self.step(Kernel::Matmul(matmul), name, inputs, wide)
             }
-            Op::Gemm {
-                alpha,
-                beta,
-                a_transpose,
-                b_transpose,
-            } => {
+            Op::Gemm { alpha, beta, a_transpose, b_transpose } => {
                 let b = graph.descriptor(node.inputs[1]);
-                let product = gemm(
-                    &input.shape,
-                    &b.shape,
-                    *a_transpose,
-                    *b_transpose,
-                    *alpha as f32,
-                );
+                let product = gemm(&input.shape, &b.shape, *a_transpose, *b_transpose, *alpha as f32);
                 let (product, start) = match node.inputs.get(2) {
                     Some(&c) => {
                         let pattern = collapse(&graph.descriptor(c).shape, &d.shape);
-                        (
-                            Product {
-                                keep: true,
-                                ..product
-                            },
-                            Some((pattern, *beta as f32)),
-                        )
+                        (Product { keep: true, ..product }, Some((pattern, *beta as f32)))
                     }
                     None => (product, None),
                 };
@@ -281,20 +202,14 @@ impl Lowering<'_> {
             }
             Op::Conv2d(options) => {
                 let filter = graph.descriptor(node.inputs[1]).shape;
-                let sizes = rules::conv_sizes(&input.shape, &filter, options)
-                    .map_err(|m| Error::invalid(name, m))?;
+                let sizes =
+                    rules::conv_sizes(&input.shape, &filter, options).map_err(|m| Error::invalid(name, m))?;
                 let activation = self.fusion.activation(index);
                 let conv = Conv::new(sizes, *options, activation, self.isa, self.threads);
                 self.work = self.work.saturating_add(count.saturating_mul(conv.taps()));
                 let workspace = capacity_for(conv.packed() * 4) + conv.workspace() * 4;
                 let slot = self.slot(wide);
-                self.push(
-                    Kernel::Conv(Box::new(conv)),
-                    name,
-                    inputs,
-                    vec![slot],
-                    workspace,
-                );
+                self.push(Kernel::Conv(Box::new(conv)), name, inputs, vec![slot], workspace);
                 slot
             }
             _ => return Err(Error::device(name, "has no kernel (a bug in Warren)")),
@@ -325,9 +240,7 @@ impl Lowering<'_> {
         for (&member, &slot) in stored.iter().zip(&outputs) {
             self.places[member] = Some(Place::Slot(slot));
         }
-        self.work = self
-            .work
-            .saturating_add(total.saturating_mul(members.len()));
+        self.work = self.work.saturating_add(total.saturating_mul(members.len()));
         let name = graph.nodes[root].op.name();
         self.push(Kernel::Elements(builder.finish()), name, inputs, outputs, 0);
         Ok(())
@@ -345,10 +258,7 @@ impl Lowering<'_> {
             if let Ok(at) = members.binary_search(&(node as usize)) {
                 return Ok(Operand::Computed(at));
             }
-            if let Op::Fill {
-                value, data_type, ..
-            } = self.graph.nodes[node as usize].op
-            {
+            if let Op::Fill { value, data_type, .. } = self.graph.nodes[node as usize].op {
                 return Ok(Operand::Number(value.to_bits(), data_type));
             }
         }
@@ -397,39 +307,17 @@ pub(crate) fn is_view(graph: &Graph, node: &GraphNode) -> bool {
 fn matmul(a: &Dims, b: &Dims, result: &Dims) -> Matmul {
     let (da, db, dr) = (a.as_slice(), b.as_slice(), result.as_slice());
     let (ra, rb, rr) = (da.len(), db.len(), dr.len());
-    let (m, k, n) = (
-        da[ra - 2] as usize,
-        da[ra - 1] as usize,
-        db[rb - 1] as usize,
-    );
-    let dense = |columns: usize| Strides {
-        row: columns,
-        column: 1,
-    };
-    let mut product = Product {
-        m,
-        n,
-        k,
-        a: dense(k),
-        b: dense(n),
-        target: dense(n),
-        keep: false,
-        scale: 1.0,
-    };
+    let (m, k, n) = (da[ra - 2] as usize, da[ra - 1] as usize, db[rb - 1] as usize);
+    let dense = |columns: usize| Strides { row: columns, column: 1 };
+    let mut product =
+        Product { m, n, k, a: dense(k), b: dense(n), target: dense(n), keep: false, scale: 1.0 };
     let lead = |d: &[u32]| Dims::new(d).unwrap_or(Dims::SCALAR);
-    let (la, lb, lr) = (
-        lead(&da[..ra - 2]),
-        lead(&db[..rb - 2]),
-        lead(&dr[..rr - 2]),
-    );
+    let (la, lb, lr) = (lead(&da[..ra - 2]), lead(&db[..rb - 2]), lead(&dr[..rr - 2]));
     let batch = lr.count();
     if lb.count() == 1 && la.count() == batch {
         // One right side for all: the left ones make one tall matrix.
         product.m = m * batch;
-        return Matmul {
-            product,
-            batches: vec![(0, 0)],
-        };
+        return Matmul { product, batches: vec![(0, 0)] };
     }
     let (sa, sb) = (broadcast_strides(&la, &lr), broadcast_strides(&lb, &lr));
     let batches = (0..batch).map(|index| {
@@ -441,47 +329,21 @@ fn matmul(a: &Dims, b: &Dims, result: &Dims) -> Matmul {
         }
         (at_a * m * k, at_b * k * n)
     });
-    Matmul {
-        product,
-        batches: batches.collect(),
-    }
+    Matmul { product, batches: batches.collect() }
 }
 
 fn gemm(a: &Dims, b: &Dims, a_transpose: bool, b_transpose: bool, scale: f32) -> Product {
     let view = |d: &Dims, turned: bool| {
         let (rows, columns) = (d.as_slice()[0] as usize, d.as_slice()[1] as usize);
         if turned {
-            (
-                columns,
-                rows,
-                Strides {
-                    row: 1,
-                    column: columns,
-                },
-            )
+            (columns, rows, Strides { row: 1, column: columns })
         } else {
-            (
-                rows,
-                columns,
-                Strides {
-                    row: columns,
-                    column: 1,
-                },
-            )
+            (rows, columns, Strides { row: columns, column: 1 })
         }
     };
     let (m, k, a) = view(a, a_transpose);
     let (_, n, b) = view(b, b_transpose);
-    Product {
-        m,
-        n,
-        k,
-        a,
-        b,
-        target: Strides { row: n, column: 1 },
-        keep: false,
-        scale,
-    }
+    Product { m, n, k, a, b, target: Strides { row: n, column: 1 }, keep: false, scale }
 }
 
 /// A number converted as by `cast`, as its bits in the low bytes.

@@ -150,8 +150,7 @@ mod tests {
             .map(|x| {
                 let exact = truth(f64::from(x));
                 let near = exact as f32;
-                let ulp =
-                    f64::from(f32::from_bits(near.abs().to_bits() + 1)) - f64::from(near.abs());
+                let ulp = f64::from(f32::from_bits(near.abs().to_bits() + 1)) - f64::from(near.abs());
                 ((f64::from(ours(x)) - exact) / ulp).abs()
             })
             .fold(0.0, f64::max)
@@ -187,11 +186,7 @@ mod tests {
             ("sigmoid", worst(-87.0, 30.0, sigmoid, sigmoid64), 4.0),
             ("tanh", worst(-10.0, 10.0, tanh, f64::tanh), 3.0),
             ("erf", worst(-5.0, 5.0, erf, erf64), 4.0),
-            (
-                "softplus",
-                worst(-80.0, 40.0, softplus, |x| x.exp().ln_1p()),
-                6.0,
-            ),
+            ("softplus", worst(-80.0, 40.0, softplus, |x| x.exp().ln_1p()), 6.0),
         ] {
             assert!(found <= bound, "{name}: {found} ULP, documented {bound}");
         }

@@ -20,11 +20,7 @@ pub(crate) struct Strides {
 impl Strides {
     /// Elements from the first to behind the last of an m x n matrix.
     fn extent(self, m: usize, n: usize) -> usize {
-        if m == 0 || n == 0 {
-            0
-        } else {
-            (m - 1) * self.row + (n - 1) * self.column + 1
-        }
+        if m == 0 || n == 0 { 0 } else { (m - 1) * self.row + (n - 1) * self.column + 1 }
     }
 }
 
@@ -47,21 +43,9 @@ impl Product {
     /// # Safety
     /// The elements of the target matrix must lie in memory that is valid for writes (and reads
     /// with `keep`) and that nobody else touches meanwhile.
-    pub unsafe fn run_raw(
-        &self,
-        parallelism: gemm::Parallelism,
-        a: &[f32],
-        b: &[f32],
-        target: *mut f32,
-    ) {
-        assert!(
-            a.len() >= self.a.extent(self.m, self.k),
-            "matrix a is too small"
-        );
-        assert!(
-            b.len() >= self.b.extent(self.k, self.n),
-            "matrix b is too small"
-        );
+    pub unsafe fn run_raw(&self, parallelism: gemm::Parallelism, a: &[f32], b: &[f32], target: *mut f32) {
+        assert!(a.len() >= self.a.extent(self.m, self.k), "matrix a is too small");
+        assert!(b.len() >= self.b.extent(self.k, self.n), "matrix b is too small");
         if self.m == 0 || self.n == 0 {
             return;
         }
@@ -94,10 +78,7 @@ impl Product {
 
     /// Multiplies into a slice, in bands of rows between which a cancelled job stops.
     pub fn run(&self, context: &Context<'_>, a: &[f32], b: &[f32], target: &mut [f32]) {
-        assert!(
-            target.len() >= self.target.extent(self.m, self.n),
-            "the target is too small"
-        );
+        assert!(target.len() >= self.target.extent(self.m, self.n), "the target is too small");
         if self.k == 0 {
             // An empty sum; the target is dense in this case.
             if !self.keep {
@@ -105,23 +86,14 @@ impl Product {
             }
             return;
         }
-        let band = (BAND / (self.n * self.k).max(1))
-            .clamp(64, 1 << 20)
-            .min(self.m.max(1));
+        let band = (BAND / (self.n * self.k).max(1)).clamp(64, 1 << 20).min(self.m.max(1));
         let parallel = context.threads > 1 && self.m * self.n * self.k > 1 << 16;
-        let parallelism = if parallel {
-            context.parallelism()
-        } else {
-            gemm::Parallelism::None
-        };
+        let parallelism = if parallel { context.parallelism() } else { gemm::Parallelism::None };
         for first in (0..self.m).step_by(band) {
             if context.cancelled() {
                 return;
             }
-            let part = Product {
-                m: band.min(self.m - first),
-                ..*self
-            };
+            let part = Product { m: band.min(self.m - first), ..*self };
             let a = &a[(first * self.a.row).min(a.len())..];
             let target = &mut target[first * self.target.row..];
             // SAFETY: in bounds as checked on entry, and borrowed mutably.
@@ -147,18 +119,12 @@ impl Matmul {
             return;
         }
         if self.batches.len() < context.threads.max(2) || context.threads == 1 {
-            for (&(from_a, from_b), target) in
-                self.batches.iter().zip(target.chunks_exact_mut(size))
-            {
+            for (&(from_a, from_b), target) in self.batches.iter().zip(target.chunks_exact_mut(size)) {
                 p.run(context, &a[from_a..], &b[from_b..], target);
             }
             return;
         }
-        let alone = Context {
-            isa: context.isa,
-            threads: 1,
-            cancel: context.cancel,
-        };
+        let alone = Context { isa: context.isa, threads: 1, cancel: context.cancel };
         let shared = Shared::new(target);
         context.for_each(self.batches.len(), |i| {
             let (from_a, from_b) = self.batches[i];

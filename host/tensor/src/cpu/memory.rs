@@ -7,11 +7,7 @@ use crate::rules::Descriptor;
 
 /// Decides where each slot's life ends and which outputs take over a dying input's buffer;
 /// answers the most bytes held at once.
-pub(crate) fn assign_memory(
-    slots: &[usize],
-    steps: &mut [Step],
-    results: &[(Place, Descriptor)],
-) -> u64 {
+pub(crate) fn assign_memory(slots: &[usize], steps: &mut [Step], results: &[(Place, Descriptor)]) -> u64 {
     const FOREVER: usize = usize::MAX;
     let mut last_use = vec![0usize; slots.len()];
     for (at, step) in steps.iter().enumerate() {
@@ -55,20 +51,14 @@ pub(crate) fn assign_memory(
         if let Some((_, output)) = step.in_place {
             live -= bytes(step.outputs[output]);
         }
-        let scratch = if step.workspace == 0 {
-            0
-        } else {
-            capacity_for(step.workspace) as u64
-        };
+        let scratch = if step.workspace == 0 { 0 } else { capacity_for(step.workspace) as u64 };
         peak = peak.max(live + scratch);
         let mut frees: Vec<u32> = step.inputs.iter().filter_map(dying).collect();
         frees.extend(step.outputs.iter().filter(|&&o| last_use[o as usize] == at));
         frees.sort_unstable();
         frees.dedup();
         for &slot in &frees {
-            let taken = step
-                .in_place
-                .is_some_and(|(i, _)| step.inputs[i] == Place::Slot(slot));
+            let taken = step.in_place.is_some_and(|(i, _)| step.inputs[i] == Place::Slot(slot));
             if !taken {
                 live -= bytes(slot);
             }

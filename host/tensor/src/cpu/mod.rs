@@ -61,20 +61,11 @@ impl Cpu {
                 .num_threads(threads)
                 .thread_name(|i| format!("warren-tensor-{i}"))
                 .build();
-            Some(pool.map_err(|e| {
-                Error::device("engine", format!("cannot start {threads} threads: {e}"))
-            })?)
+            Some(pool.map_err(|e| Error::device("engine", format!("cannot start {threads} threads: {e}")))?)
         } else {
             None
         };
-        Ok(Cpu {
-            shared: Arc::new(Shared {
-                isa: Isa::detect(),
-                threads,
-                workers,
-                buffers,
-            }),
-        })
+        Ok(Cpu { shared: Arc::new(Shared { isa: Isa::detect(), threads, workers, buffers }) })
     }
 }
 
@@ -85,10 +76,7 @@ impl Backend for Cpu {
 
     fn compile(&self, graph: &Graph) -> Result<Arc<dyn Compiled>, Error> {
         let plan = lower::lower(graph, self.shared.isa, self.shared.threads)?;
-        Ok(Arc::new(CpuPlan {
-            plan,
-            shared: Arc::clone(&self.shared),
-        }))
+        Ok(Arc::new(CpuPlan { plan, shared: Arc::clone(&self.shared) }))
     }
 }
 
@@ -110,19 +98,11 @@ impl Compiled for CpuPlan {
         let s = &self.shared;
         match &s.workers {
             Some(workers) if self.plan.parallel => {
-                let context = context::Context {
-                    isa: s.isa,
-                    threads: s.threads,
-                    cancel,
-                };
+                let context = context::Context { isa: s.isa, threads: s.threads, cancel };
                 workers.install(|| run::run(&self.plan, &context, leaves, charge, &s.buffers))
             }
             _ => {
-                let context = context::Context {
-                    isa: s.isa,
-                    threads: 1,
-                    cancel,
-                };
+                let context = context::Context { isa: s.isa, threads: 1, cancel };
                 run::run(&self.plan, &context, leaves, charge, &s.buffers)
             }
         }

@@ -62,10 +62,7 @@ impl StridedCopy {
         }
         let last = self.dims.len() - 1;
         let (n, step) = self.dims[last];
-        let across = self.dims[..last]
-            .iter()
-            .position(|&(_, s)| s == 1)
-            .filter(|_| step != 1);
+        let across = self.dims[..last].iter().position(|&(_, s)| s == 1).filter(|_| step != 1);
         match across {
             Some(axis) => self.transposed(context, axis, source, target),
             None => {
@@ -98,13 +95,7 @@ impl StridedCopy {
     }
 
     /// Source rows run along `axis`, target rows along the last: goes by tiles of the two.
-    fn transposed<T: Element>(
-        &self,
-        context: &Context<'_>,
-        axis: usize,
-        source: &[T],
-        target: &mut [T],
-    ) {
+    fn transposed<T: Element>(&self, context: &Context<'_>, axis: usize, source: &[T], target: &mut [T]) {
         let last = self.dims.len() - 1;
         let (n, step) = self.dims[last];
         let height = self.dims[axis].0;
@@ -139,10 +130,7 @@ fn copy_row<T: Element>(source: &[T], step: usize, target: &mut [T]) {
     match step {
         1 => target.copy_from_slice(&source[..target.len()]),
         0 => target.fill(source[0]),
-        _ => target
-            .iter_mut()
-            .zip(source.iter().step_by(step))
-            .for_each(|(t, s)| *t = *s),
+        _ => target.iter_mut().zip(source.iter().step_by(step)).for_each(|(t, s)| *t = *s),
     }
 }
 
@@ -206,12 +194,7 @@ impl Pad {
             inner *= size;
             axes.pop();
         }
-        Pad {
-            axes,
-            inner,
-            mode,
-            constant: bits,
-        }
+        Pad { axes, inner, mode, constant: bits }
     }
 
     /// Pads elements of `size` bytes.
@@ -234,21 +217,13 @@ impl Pad {
         match self.mode {
             PaddingMode::Constant(_) => None,
             PaddingMode::Edge => Some(if target < before { 0 } else { size - 1 }),
-            PaddingMode::Reflection => Some(if target < before {
-                before - target
-            } else {
-                2 * (size - 1) - (target - before)
-            }),
+            PaddingMode::Reflection => {
+                Some(if target < before { before - target } else { 2 * (size - 1) - (target - before) })
+            }
         }
     }
 
-    fn typed<T: Element>(
-        &self,
-        context: &Context<'_>,
-        source: &[T],
-        target: &mut [T],
-        constant: T,
-    ) {
+    fn typed<T: Element>(&self, context: &Context<'_>, source: &[T], target: &mut [T], constant: T) {
         let Some(last) = self.axes.len().checked_sub(1) else {
             target.copy_from_slice(&source[..target.len()]);
             return;
@@ -304,9 +279,7 @@ impl Pad {
             return;
         }
         let indices = (0..before).chain(before + size..before + size + after);
-        let blocks = head
-            .chunks_exact_mut(inner.max(1))
-            .chain(tail.chunks_exact_mut(inner.max(1)));
+        let blocks = head.chunks_exact_mut(inner.max(1)).chain(tail.chunks_exact_mut(inner.max(1)));
         for (block, index) in blocks.zip(indices) {
             if let Some(from) = self.source_index(last, index) {
                 block.copy_from_slice(&source[from * inner..][..inner]);

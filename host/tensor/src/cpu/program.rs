@@ -149,10 +149,7 @@ impl Builder {
     /// A program over so many elements. Its operations may have different shapes of that many.
     pub fn new(total: usize) -> Builder {
         Builder {
-            program: Program {
-                total,
-                ..Program::default()
-            },
+            program: Program { total, ..Program::default() },
             nodes: Vec::new(),
             virtuals: 0,
             loaded: Vec::new(),
@@ -185,20 +182,13 @@ impl Builder {
             // `expand` and `fill` are their operand, read as this program's shape.
             None => {
                 let source = match (op, first) {
-                    (
-                        Op::Fill {
-                            value, data_type, ..
-                        },
-                        _,
-                    ) => self.load(Operand::Number(value.to_bits(), *data_type), &shape),
+                    (Op::Fill { value, data_type, .. }, _) => {
+                        self.load(Operand::Number(value.to_bits(), *data_type), &shape)
+                    }
                     (_, Some(first)) => first,
                     _ => self.load(Operand::Number(0, result), &shape),
                 };
-                if output {
-                    self.emit(Code::Copy, result, [source.spot; 3], result, true)
-                } else {
-                    source
-                }
+                if output { self.emit(Code::Copy, result, [source.spot; 3], result, true) } else { source }
             }
         };
         self.nodes.push(value);
@@ -239,10 +229,7 @@ impl Builder {
                 round: false,
             });
         }
-        Virtual {
-            spot,
-            data_type: result,
-        }
+        Virtual { spot, data_type: result }
     }
 
     fn new_register(&mut self) -> Spot {
@@ -254,10 +241,7 @@ impl Builder {
         if let Operand::Computed(node) = operand {
             return self.nodes[node];
         }
-        let known = self
-            .loaded
-            .iter()
-            .find(|(o, s, _)| *o == operand && s == shape);
+        let known = self.loaded.iter().find(|(o, s, _)| *o == operand && s == shape);
         if let Some((_, _, value)) = known {
             return *value;
         }
@@ -272,10 +256,7 @@ impl Builder {
                     dst,
                     round: data_type == DataType::Float16,
                 });
-                Virtual {
-                    spot: dst,
-                    data_type,
-                }
+                Virtual { spot: dst, data_type }
             }
             Operand::Memory(input, d) => self.load_memory(input as u16, d, shape),
             Operand::Computed(node) => self.nodes[node],
@@ -290,10 +271,7 @@ impl Builder {
         let whole = d.shape.count() == self.program.total;
         let half = data_type == DataType::Float16;
         if whole && !half {
-            return Virtual {
-                spot: Spot::Input(input),
-                data_type,
-            };
+            return Virtual { spot: Spot::Input(input), data_type };
         }
         let dst = self.new_register();
         let class = Class::of(data_type);
@@ -301,31 +279,18 @@ impl Builder {
         let code = if whole {
             Code::Copy
         } else {
-            self.program.patterns.push(if scalar {
-                vec![(self.program.total, 0)]
-            } else {
-                pattern
-            });
+            self.program.patterns.push(if scalar { vec![(self.program.total, 0)] } else { pattern });
             Code::Gather(input, self.program.patterns.len() as u16 - 1)
         };
         let spot = Spot::Input(input);
-        let load = Instruction {
-            code,
-            class,
-            args: [spot; 3],
-            dst,
-            round: false,
-        };
+        let load = Instruction { code, class, args: [spot; 3], dst, round: false };
         if scalar {
             self.pin(dst);
             self.program.prologue.push(load);
         } else {
             self.program.body.push(load);
         }
-        Virtual {
-            spot: dst,
-            data_type,
-        }
+        Virtual { spot: dst, data_type }
     }
 
     fn pin(&mut self, spot: Spot) {
@@ -406,13 +371,7 @@ impl Program {
         if read {
             self.registers += 1;
             let class = Class::of(self.inputs[input].data_type);
-            let load = Instruction {
-                code: Code::Copy,
-                class,
-                args: [spot; 3],
-                dst: fresh,
-                round: false,
-            };
+            let load = Instruction { code: Code::Copy, class, args: [spot; 3], dst: fresh, round: false };
             self.body.insert(0, load);
         }
     }
@@ -466,9 +425,7 @@ fn code_of(op: &Op, operand: DataType, result: DataType) -> Option<Code> {
         Op::Logical(l) => Code::Logical(l),
         Op::Where => Code::Select,
         Op::Cast { .. } if operand == result => Code::Copy,
-        Op::Cast { .. } if float && result.is_float() => {
-            Code::Float(FloatMap::Unary(Unary::Identity))
-        }
+        Op::Cast { .. } if float && result.is_float() => Code::Float(FloatMap::Unary(Unary::Identity)),
         Op::Cast { .. } => Code::Cast(Class::of(result)),
         Op::Unary(Unary::LogicalNot) => Code::LogicalNot,
         Op::Unary(Unary::IsNan) => Code::IsNan,
@@ -492,9 +449,7 @@ fn code_of(op: &Op, operand: DataType, result: DataType) -> Option<Code> {
         }
         Op::Elu { alpha } => Code::Float(FloatMap::Elu(alpha as f32)),
         Op::LeakyRelu { alpha } => Code::Float(FloatMap::LeakyRelu(alpha as f32)),
-        Op::HardSigmoid { alpha, beta } => {
-            Code::Float(FloatMap::HardSigmoid(alpha as f32, beta as f32))
-        }
+        Op::HardSigmoid { alpha, beta } => Code::Float(FloatMap::HardSigmoid(alpha as f32, beta as f32)),
         Op::Linear { alpha, beta } => Code::Float(FloatMap::Linear(alpha as f32, beta as f32)),
         _ => return None,
     })

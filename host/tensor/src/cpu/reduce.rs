@@ -65,16 +65,7 @@ impl Reduce {
             }
             step *= size;
         }
-        Reduce {
-            kind,
-            class,
-            outer,
-            reduced,
-            inner,
-            along,
-            count,
-            results,
-        }
+        Reduce { kind, class, outer, reduced, inner, along, count, results }
     }
 
     /// Reduces `source` into `target`.
@@ -113,9 +104,7 @@ impl Reduce {
                 slot[0] = reduce_run(context.isa, step, &source[base + from..base + to], 0.0);
             });
             for (t, partial) in target.iter_mut().zip(partial.chunks_exact(pieces)) {
-                let total = partial
-                    .iter()
-                    .fold(step.start(), |a, &b| step.combine(a, b));
+                let total = partial.iter().fold(step.start(), |a, &b| step.combine(a, b));
                 *t = self.finish(total);
             }
             return;
@@ -177,20 +166,14 @@ impl Reduce {
             };
             if self.kind == Reduction::LogSumExp {
                 let most = pass(Step::Max, &shifts[..width]);
-                shifts
-                    .iter_mut()
-                    .zip(&most)
-                    .for_each(|(s, m)| *s = *m as f32);
+                shifts.iter_mut().zip(&most).for_each(|(s, m)| *s = *m as f32);
                 let sums = pass(Step::SumExp, &shifts[..width]);
                 for ((t, s), sum) in target.iter_mut().zip(&shifts).zip(sums) {
                     *t = log_sum_exp(*s, || sum);
                 }
             } else {
                 let totals = pass(Step::of(self.kind), &shifts[..width]);
-                target
-                    .iter_mut()
-                    .zip(totals)
-                    .for_each(|(t, v)| *t = self.finish(v));
+                target.iter_mut().zip(totals).for_each(|(t, v)| *t = self.finish(v));
             }
         });
     }
@@ -231,10 +214,7 @@ impl Reduce {
                     if self.along {
                         target[0] = x.iter().fold(target[0], |a, &x| step(a, x));
                     } else {
-                        target
-                            .iter_mut()
-                            .zip(x)
-                            .for_each(|(t, &x)| *t = step(*t, x));
+                        target.iter_mut().zip(x).for_each(|(t, &x)| *t = step(*t, x));
                     }
                 }
             }
@@ -258,11 +238,7 @@ fn offset(dims: &[(usize, usize)], mut index: usize) -> usize {
 
 fn log_sum_exp(most: f32, sum: impl FnOnce() -> f64) -> f32 {
     // An infinite maximum is the answer, and would make the shifted sum NaN.
-    if most.is_infinite() || most.is_nan() {
-        most
-    } else {
-        (f64::from(most) + sum().ln()) as f32
-    }
+    if most.is_infinite() || most.is_nan() { most } else { (f64::from(most) + sum().ln()) as f32 }
 }
 
 /// What is done with each element.

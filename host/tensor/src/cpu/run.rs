@@ -28,12 +28,7 @@ pub(crate) fn run(
     mut charge: Charge,
     pool: &Arc<BufferPool>,
 ) -> Result<Vec<Arc<Value>>, Error> {
-    let mut run = Run {
-        leaves,
-        buffers: Vec::new(),
-        pool,
-        context,
-    };
+    let mut run = Run { leaves, buffers: Vec::new(), pool, context };
     run.buffers.resize_with(plan.slots.len(), || None);
     for step in &plan.steps {
         run.step(plan, step)?;
@@ -76,10 +71,7 @@ impl Run<'_> {
     fn bytes(&self, place: Place) -> Result<&[u8], Error> {
         match place {
             Place::Leaf(leaf) => Ok(self.leaf(leaf)?.bytes()),
-            Place::Slot(slot) => self.buffers[slot as usize]
-                .as_ref()
-                .map(Buffer::bytes)
-                .ok_or_else(missing),
+            Place::Slot(slot) => self.buffers[slot as usize].as_ref().map(Buffer::bytes).ok_or_else(missing),
         }
     }
 
@@ -108,12 +100,7 @@ impl Run<'_> {
         Ok(())
     }
 
-    fn kernel(
-        &self,
-        step: &Step,
-        outputs: &mut [Buffer],
-        scratch: Option<&mut Buffer>,
-    ) -> Result<(), Error> {
+    fn kernel(&self, step: &Step, outputs: &mut [Buffer], scratch: Option<&mut Buffer>) -> Result<(), Error> {
         let context = self.context;
         if let Kernel::Elements(program) = &step.kernel {
             let mut inputs = Vec::with_capacity(step.inputs.len());
@@ -127,23 +114,14 @@ impl Run<'_> {
             interpret::run(program, context, &inputs, &mut outputs);
             return Ok(());
         }
-        let output = outputs
-            .first_mut()
-            .map(Buffer::bytes_mut)
-            .ok_or_else(missing)?;
-        let input = |at: usize| {
-            step.inputs
-                .get(at)
-                .ok_or_else(missing)
-                .and_then(|&place| self.bytes(place))
-        };
+        let output = outputs.first_mut().map(Buffer::bytes_mut).ok_or_else(missing)?;
+        let input = |at: usize| step.inputs.get(at).ok_or_else(missing).and_then(|&place| self.bytes(place));
         match &step.kernel {
             Kernel::Elements(_) => {}
             Kernel::Copy(size, copy) => copy.run(context, *size, input(0)?, output),
             Kernel::Pad(size, pad) => pad.run(context, *size, input(0)?, output),
             Kernel::Concat(concat) => {
-                let inputs: Result<Vec<&[u8]>, Error> =
-                    step.inputs.iter().map(|&p| self.bytes(p)).collect();
+                let inputs: Result<Vec<&[u8]>, Error> = step.inputs.iter().map(|&p| self.bytes(p)).collect();
                 concat.run(context, &inputs?, output);
             }
             Kernel::Reduce(reduce) => reduce.run(context, input(0)?, output),
@@ -193,10 +171,7 @@ impl Run<'_> {
         let kept = match filter {
             Place::Leaf(leaf) => {
                 let value = self.leaf(leaf)?;
-                let form = PackedForm {
-                    descriptor: *value.descriptor(),
-                    parameters: conv.packing(),
-                };
+                let form = PackedForm { descriptor: *value.descriptor(), parameters: conv.packing() };
                 let fill = |bytes: &mut [u8]| conv.pack(raw, view_mut(bytes));
                 value.prepacked(form, packed_bytes, self.pool, fill)
             }

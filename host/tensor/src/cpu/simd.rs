@@ -109,11 +109,7 @@ fn half_to_f32(bits: u16) -> f32 {
     let magnitude = u32::from(bits & 0x7FFF) << 13;
     let scaled = f32::from_bits(magnitude) * f32::from_bits(0x7780_0000); // 2^112
     let special = scaled.to_bits() | 0x7F80_0000; // infinity, or NaN with its payload
-    let value = if bits & 0x7C00 == 0x7C00 {
-        special
-    } else {
-        scaled.to_bits()
-    };
+    let value = if bits & 0x7C00 == 0x7C00 { special } else { scaled.to_bits() };
     f32::from_bits(value | sign)
 }
 
@@ -124,14 +120,9 @@ fn f32_to_half(value: f32) -> u16 {
     let magnitude = bits & 0x7FFF_FFFF;
     // Normal: round the 13 bits that fall off, ties to even; a carry moves the exponent on.
     let odd = (magnitude >> 13) & 1;
-    let normal = (magnitude
-        .wrapping_sub(0x3800_0000)
-        .wrapping_add(0xFFF + odd))
-        >> 13;
+    let normal = (magnitude.wrapping_sub(0x3800_0000).wrapping_add(0xFFF + odd)) >> 13;
     // Subnormal: adding 0.5 aligns the bits that stay, and rounds.
-    let subnormal = (f32::from_bits(magnitude) + 0.5)
-        .to_bits()
-        .wrapping_sub(0x3F00_0000);
+    let subnormal = (f32::from_bits(magnitude) + 0.5).to_bits().wrapping_sub(0x3F00_0000);
     let half = if magnitude > 0x7F80_0000 {
         0x7E00
     } else if magnitude >= 0x4780_0000 {
@@ -153,19 +144,13 @@ mod tests {
     fn half_conversions_agree_with_the_half_crate() {
         for bits in 0..=u16::MAX {
             let (ours, theirs) = (half_to_f32(bits), f16::from_bits(bits).to_f32());
-            assert!(
-                ours == theirs || ours.is_nan() && theirs.is_nan(),
-                "{bits:#x}"
-            );
+            assert!(ours == theirs || ours.is_nan() && theirs.is_nan(), "{bits:#x}");
         }
         for step in 0..(1u32 << 20) {
             let value = f32::from_bits(step << 12 | (step & 0xFFF));
             let (ours, theirs) = (f32_to_half(value), f16::from_f32(value));
             let both_nan = f16::from_bits(ours).is_nan() && theirs.is_nan();
-            assert!(
-                ours == theirs.to_bits() || both_nan,
-                "{value}: {ours:#x} {theirs:?}"
-            );
+            assert!(ours == theirs.to_bits() || both_nan, "{value}: {ours:#x} {theirs:?}");
         }
         for exact in 0..0x7C00u16 {
             // Halfway between two neighbours goes to the even one.

@@ -32,10 +32,7 @@ fn run(isa: Isa, op: Op, shapes: &[&[u32]]) -> Vec<f32> {
     let budget = Budget::new(1 << 30);
     let descriptors: Vec<Descriptor> = shapes
         .iter()
-        .map(|s| Descriptor {
-            data_type: DataType::Float32,
-            shape: Dims::new(s).expect("short shapes"),
-        })
+        .map(|s| Descriptor { data_type: DataType::Float32, shape: Dims::new(s).expect("short shapes") })
         .collect();
     let leaves: Vec<Arc<Value>> = descriptors
         .iter()
@@ -57,61 +54,25 @@ fn run(isa: Isa, op: Op, shapes: &[&[u32]]) -> Vec<f32> {
         }],
         leaves: descriptors,
     };
-    let cpu = Cpu {
-        shared: Arc::new(Shared {
-            isa,
-            threads: 1,
-            workers: None,
-            buffers: Arc::clone(&pool),
-        }),
-    };
+    let cpu = Cpu { shared: Arc::new(Shared { isa, threads: 1, workers: None, buffers: Arc::clone(&pool) }) };
     let plan = lower::lower(&graph, isa, 1).expect("a plan");
-    let plan = CpuPlan {
-        plan,
-        shared: Arc::clone(&cpu.shared),
-    };
-    let charge = budget
-        .charge("test", plan.peak_bytes())
-        .expect("a large budget");
-    let values = plan
-        .run(&leaves, charge, &AtomicBool::new(false))
-        .expect("a result");
+    let plan = CpuPlan { plan, shared: Arc::clone(&cpu.shared) };
+    let charge = budget.charge("test", plan.peak_bytes()).expect("a large budget");
+    let values = plan.run(&leaves, charge, &AtomicBool::new(false)).expect("a result");
     view::<f32>(values[0].bytes()).to_vec()
 }
 
 #[test]
 fn every_instruction_set_computes_the_same() {
-    let conv = |padding, strides, groups| {
-        Op::Conv2d(Conv2d {
-            padding,
-            strides,
-            groups,
-            ..Conv2d::default()
-        })
-    };
-    let sum = |kind, axis| Op::Reduce {
-        kind,
-        axes: Dims::new(&[axis]),
-        keep_dimensions: false,
-    };
+    let conv =
+        |padding, strides, groups| Op::Conv2d(Conv2d { padding, strides, groups, ..Conv2d::default() });
+    let sum = |kind, axis| Op::Reduce { kind, axes: Dims::new(&[axis]), keep_dimensions: false };
     let mut cases: Vec<(Op, Vec<&[u32]>)> = vec![
         // Direct convolution: tiles of 8, 4, 2 and 1 channels, every number of vectors.
-        (
-            conv([1, 1, 19, 19], [1, 1], 1),
-            vec![&[1, 8, 6, 264], &[8, 8, 3, 39], &[8]],
-        ),
-        (
-            conv([2, 2, 1, 1], [1, 3], 1),
-            vec![&[2, 8, 7, 264], &[15, 8, 5, 5], &[15]],
-        ),
-        (
-            conv([0; 4], [1, 2], 1),
-            vec![&[1, 1, 1, 900], &[7, 1, 1, 256]],
-        ),
-        (
-            conv([0; 4], [2, 1], 3),
-            vec![&[1, 6, 9, 61], &[12, 2, 3, 3], &[12]],
-        ),
+        (conv([1, 1, 19, 19], [1, 1], 1), vec![&[1, 8, 6, 264], &[8, 8, 3, 39], &[8]]),
+        (conv([2, 2, 1, 1], [1, 3], 1), vec![&[2, 8, 7, 264], &[15, 8, 5, 5], &[15]]),
+        (conv([0; 4], [1, 2], 1), vec![&[1, 1, 1, 900], &[7, 1, 1, 256]]),
+        (conv([0; 4], [2, 1], 3), vec![&[1, 6, 9, 61], &[12, 2, 3, 3], &[12]]),
         (sum(Reduction::Sum, 0), vec![&[50, 70]]),
         (sum(Reduction::LogSumExp, 1), vec![&[50, 70]]),
         (sum(Reduction::Max, 1), vec![&[5, 7000]]),
@@ -122,38 +83,20 @@ fn every_instruction_set_computes_the_same() {
     ];
     let widths: Vec<[u32; 4]> = (1..=8).map(|v| [1, 3, 4, 16 * v - 3 + 2]).collect();
     for width in &widths {
-        for filter in [
-            &[8u32, 3, 3, 3],
-            &[4, 3, 3, 3],
-            &[2, 3, 3, 3],
-            &[1, 3, 3, 3],
-        ] {
+        for filter in [&[8u32, 3, 3, 3], &[4, 3, 3, 3], &[2, 3, 3, 3], &[1, 3, 3, 3]] {
             cases.push((conv([0; 4], [1, 1], 1), vec![width, filter]));
         }
     }
-    for unary in [
-        Unary::Exp,
-        Unary::Tanh,
-        Unary::Erf,
-        Unary::Sigmoid,
-        Unary::Gelu,
-        Unary::Floor,
-    ] {
+    for unary in [Unary::Exp, Unary::Tanh, Unary::Erf, Unary::Sigmoid, Unary::Gelu, Unary::Floor] {
         cases.push((Op::Unary(unary), vec![&[3, 401]]));
     }
     for (op, shapes) in &cases {
         let expected = run(Isa::Baseline, *op, shapes);
-        assert!(
-            expected.iter().all(|v| v.is_finite()),
-            "{op:?} leaves elements unwritten"
-        );
+        assert!(expected.iter().all(|v| v.is_finite()), "{op:?} leaves elements unwritten");
         for isa in available() {
             for (i, (f, w)) in run(isa, *op, shapes).iter().zip(&expected).enumerate() {
                 let near = (f - w).abs() <= 2e-5 * w.abs().max(10.0);
-                assert!(
-                    near,
-                    "{isa:?} {op:?} {shapes:?}: element {i} is {f}, expected {w}"
-                );
+                assert!(near, "{isa:?} {op:?} {shapes:?}: element {i} is {f}, expected {w}");
             }
         }
     }

@@ -16,10 +16,7 @@ fn float_pair<'a>(
     if a.data_type != b.data_type {
         return Err(Error::invalid(
             name,
-            format!(
-                "operands are {} and {}, must be of one type",
-                a.data_type, b.data_type
-            ),
+            format!("operands are {} and {}, must be of one type", a.data_type, b.data_type),
         ));
     }
     Ok((a, b))
@@ -27,20 +24,12 @@ fn float_pair<'a>(
 
 pub(super) fn matmul(name: &'static str, inputs: &[Descriptor]) -> Result<Descriptor, Error> {
     let (a, b) = float_pair(name, inputs)?;
-    let mismatch = || {
-        Error::invalid(
-            name,
-            format!("shapes {:?} and {:?} do not multiply", a.shape, b.shape),
-        )
-    };
+    let mismatch = || Error::invalid(name, format!("shapes {:?} and {:?} do not multiply", a.shape, b.shape));
     let (ra, rb) = (a.shape.rank(), b.shape.rank());
     if ra < 2 || rb < 2 {
         return Err(Error::invalid(
             name,
-            format!(
-                "shapes {:?} and {:?}: both need rank 2 or more",
-                a.shape, b.shape
-            ),
+            format!("shapes {:?} and {:?}: both need rank 2 or more", a.shape, b.shape),
         ));
     }
     let (da, db) = (a.shape.as_slice(), b.shape.as_slice());
@@ -52,10 +41,7 @@ pub(super) fn matmul(name: &'static str, inputs: &[Descriptor]) -> Result<Descri
     let mut shape = broadcast(&lead_a, &lead_b).ok_or_else(mismatch)?;
     shape.push(da[ra - 2]).ok_or_else(mismatch)?;
     shape.push(db[rb - 1]).ok_or_else(mismatch)?;
-    Ok(Descriptor {
-        data_type: a.data_type,
-        shape: limited(name, shape)?,
-    })
+    Ok(Descriptor { data_type: a.data_type, shape: limited(name, shape)? })
 }
 
 pub(super) fn gemm(
@@ -68,10 +54,7 @@ pub(super) fn gemm(
     let (&[a0, a1], &[b0, b1]) = (a.shape.as_slice(), b.shape.as_slice()) else {
         return Err(Error::invalid(
             name,
-            format!(
-                "shapes {:?} and {:?}: both must be of rank 2",
-                a.shape, b.shape
-            ),
+            format!("shapes {:?} and {:?}: both must be of rank 2", a.shape, b.shape),
         ));
     };
     let (m, ka) = if a_transpose { (a1, a0) } else { (a0, a1) };
@@ -92,16 +75,10 @@ pub(super) fn gemm(
     {
         return Err(Error::invalid(
             name,
-            format!(
-                "c is {} {:?}, must be {} and broadcast to {shape:?}",
-                c.data_type, c.shape, a.data_type
-            ),
+            format!("c is {} {:?}, must be {} and broadcast to {shape:?}", c.data_type, c.shape, a.data_type),
         ));
     }
-    Ok(Descriptor {
-        data_type: a.data_type,
-        shape: limited(name, shape)?,
-    })
+    Ok(Descriptor { data_type: a.data_type, shape: limited(name, shape)? })
 }
 
 /// Sizes of a convolution, read from shapes in any layout.
@@ -127,9 +104,7 @@ pub(crate) struct ConvSizes {
 /// Reads the sizes of a convolution from its operands; the error names what does not fit.
 pub(crate) fn conv_sizes(input: &Dims, filter: &Dims, c: &Conv2d) -> Result<ConvSizes, String> {
     let (&[i0, i1, i2, i3], &[f0, f1, f2, f3]) = (input.as_slice(), filter.as_slice()) else {
-        return Err(format!(
-            "input {input:?} and filter {filter:?} must both be of rank 4"
-        ));
+        return Err(format!("input {input:?} and filter {filter:?} must both be of rank 4"));
     };
     let (n, ic, ih, iw) = match c.input_layout {
         InputLayout::Nchw => (i0, i1, i2, i3),
@@ -142,10 +117,7 @@ pub(crate) fn conv_sizes(input: &Dims, filter: &Dims, c: &Conv2d) -> Result<Conv
         FilterLayout::Ihwo => (f3, f0, f1, f2),
     };
     if c.groups == 0 || !ic.is_multiple_of(c.groups) || !oc.is_multiple_of(c.groups) {
-        return Err(format!(
-            "groups {} must divide {ic} input and {oc} output channels",
-            c.groups
-        ));
+        return Err(format!("groups {} must divide {ic} input and {oc} output channels", c.groups));
     }
     if ic / c.groups != fi {
         return Err(format!(
@@ -154,22 +126,15 @@ pub(crate) fn conv_sizes(input: &Dims, filter: &Dims, c: &Conv2d) -> Result<Conv
         ));
     }
     if c.strides.contains(&0) || c.dilations.contains(&0) {
-        return Err(format!(
-            "strides {:?} and dilations {:?} must be 1 or more",
-            c.strides, c.dilations
-        ));
+        return Err(format!("strides {:?} and dilations {:?} must be 1 or more", c.strides, c.dilations));
     }
     if kh == 0 || kw == 0 {
-        return Err(format!(
-            "filter {filter:?} has no element in height or width"
-        ));
+        return Err(format!("filter {filter:?} has no element in height or width"));
     }
     let out = |size: u32, before: u32, after: u32, k: u32, dilation: u32, stride: u32| {
         let padded = u64::from(size) + u64::from(before) + u64::from(after);
         let reach = u64::from(k - 1) * u64::from(dilation) + 1;
-        padded
-            .checked_sub(reach)
-            .map(|room| room / u64::from(stride) + 1)
+        padded.checked_sub(reach).map(|room| room / u64::from(stride) + 1)
     };
     let [top, bottom, left, right] = c.padding;
     let oh = out(ih, top, bottom, kh, c.dilations[0], c.strides[0]);
@@ -196,11 +161,7 @@ pub(crate) fn conv_sizes(input: &Dims, filter: &Dims, c: &Conv2d) -> Result<Conv
     })
 }
 
-pub(super) fn conv2d(
-    name: &'static str,
-    inputs: &[Descriptor],
-    c: &Conv2d,
-) -> Result<Descriptor, Error> {
+pub(super) fn conv2d(name: &'static str, inputs: &[Descriptor], c: &Conv2d) -> Result<Descriptor, Error> {
     let (input, filter) = float_pair(name, inputs)?;
     let s = conv_sizes(&input.shape, &filter.shape, c).map_err(|m| Error::invalid(name, m))?;
     if let Some(bias) = inputs.get(2)
@@ -208,10 +169,7 @@ pub(super) fn conv2d(
     {
         return Err(Error::invalid(
             name,
-            format!(
-                "bias is {} {:?}, must be {} [{}]",
-                bias.data_type, bias.shape, input.data_type, s.oc
-            ),
+            format!("bias is {} {:?}, must be {} [{}]", bias.data_type, bias.shape, input.data_type, s.oc),
         ));
     }
     let dims = match c.input_layout {
@@ -227,14 +185,8 @@ pub(super) fn conv2d(
     if padded.is_none_or(|p| p > MAX_ELEMENTS) {
         return Err(Error::invalid(
             name,
-            format!(
-                "padding {:?} of input {:?} is too large",
-                c.padding, input.shape
-            ),
+            format!("padding {:?} of input {:?} is too large", c.padding, input.shape),
         ));
     }
-    Ok(Descriptor {
-        data_type: input.data_type,
-        shape,
-    })
+    Ok(Descriptor { data_type: input.data_type, shape })
 }

@@ -33,10 +33,7 @@ pub fn checked_shape(operation: &'static str, dims: &[u32]) -> Result<Dims, Erro
     let shape = Dims::new(dims).ok_or_else(|| {
         Error::invalid(
             operation,
-            format!(
-                "shape of rank {}: at most {MAX_RANK} dimensions are allowed",
-                dims.len()
-            ),
+            format!("shape of rank {}: at most {MAX_RANK} dimensions are allowed", dims.len()),
         )
     })?;
     limited(operation, shape)
@@ -60,54 +57,28 @@ pub fn infer(op: &Op, inputs: &[Descriptor]) -> Result<Descriptor, Error> {
     let Some(input) = first else {
         // Only `fill` takes no operand.
         return match op {
-            Op::Fill {
-                data_type, shape, ..
-            } => Ok(Descriptor {
-                data_type: *data_type,
-                shape: limited(name, *shape)?,
-            }),
+            Op::Fill { data_type, shape, .. } => {
+                Ok(Descriptor { data_type: *data_type, shape: limited(name, *shape)? })
+            }
             _ => Err(Error::invalid(name, "needs an operand")),
         };
     };
-    let same = |data_type| {
-        Ok(Descriptor {
-            data_type,
-            shape: input.shape,
-        })
-    };
+    let same = |data_type| Ok(Descriptor { data_type, shape: input.shape });
     match op {
         Op::Fill { .. } => Err(Error::invalid(name, "takes no operand")),
-        Op::Binary(_) => Ok(Descriptor {
-            data_type: input.data_type,
-            shape: pair(name, inputs)?,
-        }),
-        Op::Compare(_) => Ok(Descriptor {
-            data_type: DataType::Uint8,
-            shape: pair(name, inputs)?,
-        }),
+        Op::Binary(_) => Ok(Descriptor { data_type: input.data_type, shape: pair(name, inputs)? }),
+        Op::Compare(_) => Ok(Descriptor { data_type: DataType::Uint8, shape: pair(name, inputs)? }),
         Op::Logical(_) => {
             let shape = pair(name, inputs)?;
-            require(
-                name,
-                "a",
-                input.data_type,
-                input.data_type == DataType::Uint8,
-                "uint8",
-            )?;
-            Ok(Descriptor {
-                data_type: DataType::Uint8,
-                shape,
-            })
+            require(name, "a", input.data_type, input.data_type == DataType::Uint8, "uint8")?;
+            Ok(Descriptor { data_type: DataType::Uint8, shape })
         }
         Op::Unary(u) => unary(*u, input),
         Op::Clamp { min, max } => {
             if let (Some(lo), Some(hi)) = (min, max)
                 && lo > hi
             {
-                return Err(Error::invalid(
-                    name,
-                    format!("min-value {lo} exceeds max-value {hi}"),
-                ));
+                return Err(Error::invalid(name, format!("min-value {lo} exceeds max-value {hi}")));
             }
             same(input.data_type)
         }
@@ -130,10 +101,7 @@ pub fn infer(op: &Op, inputs: &[Descriptor]) -> Result<Descriptor, Error> {
                     ),
                 ));
             }
-            Ok(Descriptor {
-                data_type: input.data_type,
-                shape: *shape,
-            })
+            Ok(Descriptor { data_type: input.data_type, shape: *shape })
         }
         Op::Transpose { permutation } => movement::transpose(name, input, permutation.as_ref()),
         Op::Expand { shape } => {
@@ -144,39 +112,20 @@ pub fn infer(op: &Op, inputs: &[Descriptor]) -> Result<Descriptor, Error> {
                     format!("input {:?} does not broadcast to {shape:?}", input.shape),
                 ));
             }
-            Ok(Descriptor {
-                data_type: input.data_type,
-                shape: *shape,
-            })
+            Ok(Descriptor { data_type: input.data_type, shape: *shape })
         }
-        Op::Slice {
-            starts,
-            sizes,
-            strides,
-        } => movement::slice(name, input, starts, sizes, strides.as_ref()),
+        Op::Slice { starts, sizes, strides } => movement::slice(name, input, starts, sizes, strides.as_ref()),
         Op::Concat { axis } => movement::concat(name, inputs, *axis),
-        Op::Pad {
-            beginning,
-            ending,
-            mode,
-        } => movement::pad(name, input, beginning, ending, *mode),
+        Op::Pad { beginning, ending, mode } => movement::pad(name, input, beginning, ending, *mode),
         Op::Matmul => linear::matmul(name, inputs),
-        Op::Gemm {
-            a_transpose,
-            b_transpose,
-            ..
-        } => linear::gemm(name, inputs, *a_transpose, *b_transpose),
+        Op::Gemm { a_transpose, b_transpose, .. } => linear::gemm(name, inputs, *a_transpose, *b_transpose),
         Op::Conv2d(c) => linear::conv2d(name, inputs, c),
         Op::Softmax { axis } => {
             float(name, "input", input.data_type)?;
             axis_below(name, *axis, input.shape.rank())?;
             same(input.data_type)
         }
-        Op::Reduce {
-            kind,
-            axes,
-            keep_dimensions,
-        } => reduce(*kind, input, axes.as_ref(), *keep_dimensions),
+        Op::Reduce { kind, axes, keep_dimensions } => reduce(*kind, input, axes.as_ref(), *keep_dimensions),
     }
 }
 
@@ -192,10 +141,7 @@ fn check_arity(op: &Op, given: usize) -> Result<(), Error> {
     if (least..=most).contains(&given) {
         return Ok(());
     }
-    Err(Error::invalid(
-        op.name(),
-        format!("{given} operands given, takes at least {least}"),
-    ))
+    Err(Error::invalid(op.name(), format!("{given} operands given, takes at least {least}")))
 }
 
 fn require(
@@ -208,10 +154,7 @@ fn require(
     if fits {
         return Ok(());
     }
-    Err(Error::invalid(
-        name,
-        format!("{operand} is {found}, must be {wanted}"),
-    ))
+    Err(Error::invalid(name, format!("{operand} is {found}, must be {wanted}")))
 }
 
 fn float(name: &'static str, operand: &str, found: DataType) -> Result<(), Error> {
@@ -222,23 +165,14 @@ fn axis_below(name: &'static str, axis: u32, rank: usize) -> Result<(), Error> {
     if (axis as usize) < rank {
         return Ok(());
     }
-    Err(Error::invalid(
-        name,
-        format!("axis {axis} of a tensor of rank {rank}"),
-    ))
+    Err(Error::invalid(name, format!("axis {axis} of a tensor of rank {rank}")))
 }
 
 fn same_length(name: &'static str, what: &str, list: &Dims, rank: usize) -> Result<(), Error> {
     if list.rank() == rank {
         return Ok(());
     }
-    Err(Error::invalid(
-        name,
-        format!(
-            "{what} has {} entries, the input's rank is {rank}",
-            list.rank()
-        ),
-    ))
+    Err(Error::invalid(name, format!("{what} has {} entries, the input's rank is {rank}", list.rank())))
 }
 
 fn pair(name: &'static str, inputs: &[Descriptor]) -> Result<Dims, Error> {
@@ -248,17 +182,11 @@ fn pair(name: &'static str, inputs: &[Descriptor]) -> Result<Dims, Error> {
     if a.data_type != b.data_type {
         return Err(Error::invalid(
             name,
-            format!(
-                "a is {} and b is {}, both must be of one type",
-                a.data_type, b.data_type
-            ),
+            format!("a is {} and b is {}, both must be of one type", a.data_type, b.data_type),
         ));
     }
     let Some(shape) = broadcast(&a.shape, &b.shape) else {
-        return Err(Error::invalid(
-            name,
-            format!("shapes {:?} and {:?} do not broadcast", a.shape, b.shape),
-        ));
+        return Err(Error::invalid(name, format!("shapes {:?} and {:?} do not broadcast", a.shape, b.shape)));
     };
     limited(name, shape)
 }
@@ -283,10 +211,7 @@ fn unary(op: Unary, input: Descriptor) -> Result<Descriptor, Error> {
         Unary::IsNan | Unary::IsInfinite => Uint8,
         _ => t,
     };
-    Ok(Descriptor {
-        data_type,
-        shape: input.shape,
-    })
+    Ok(Descriptor { data_type, shape: input.shape })
 }
 
 fn where_rule(name: &'static str, inputs: &[Descriptor]) -> Result<Descriptor, Error> {
@@ -298,10 +223,7 @@ fn where_rule(name: &'static str, inputs: &[Descriptor]) -> Result<Descriptor, E
     if yes.data_type != no.data_type {
         return Err(Error::invalid(
             name,
-            format!(
-                "true-value is {} and false-value is {}",
-                yes.data_type, no.data_type
-            ),
+            format!("true-value is {} and false-value is {}", yes.data_type, no.data_type),
         ));
     }
     let shape = broadcast(&yes.shape, &no.shape).and_then(|s| broadcast(&s, &condition.shape));
@@ -314,18 +236,11 @@ fn where_rule(name: &'static str, inputs: &[Descriptor]) -> Result<Descriptor, E
             ),
         ));
     };
-    Ok(Descriptor {
-        data_type: yes.data_type,
-        shape: limited(name, shape)?,
-    })
+    Ok(Descriptor { data_type: yes.data_type, shape: limited(name, shape)? })
 }
 
 /// The axes of a reduction as a bit mask.
-pub(crate) fn axes_mask(
-    name: &'static str,
-    axes: Option<&Dims>,
-    rank: usize,
-) -> Result<u32, Error> {
+pub(crate) fn axes_mask(name: &'static str, axes: Option<&Dims>, rank: usize) -> Result<u32, Error> {
     let Some(axes) = axes else {
         return Ok((1 << rank) - 1);
     };
@@ -333,22 +248,14 @@ pub(crate) fn axes_mask(
     for &axis in axes.as_slice() {
         axis_below(name, axis, rank)?;
         if mask & (1 << axis) != 0 {
-            return Err(Error::invalid(
-                name,
-                format!("axes {axes:?} name axis {axis} twice"),
-            ));
+            return Err(Error::invalid(name, format!("axes {axes:?} name axis {axis} twice")));
         }
         mask |= 1 << axis;
     }
     Ok(mask)
 }
 
-fn reduce(
-    kind: Reduction,
-    input: Descriptor,
-    axes: Option<&Dims>,
-    keep: bool,
-) -> Result<Descriptor, Error> {
+fn reduce(kind: Reduction, input: Descriptor, axes: Option<&Dims>, keep: bool) -> Result<Descriptor, Error> {
     let name = kind.name();
     let t = input.data_type;
     match kind {
@@ -373,8 +280,5 @@ fn reduce(
             let _ = shape.push(if reduced { 1 } else { d });
         }
     }
-    Ok(Descriptor {
-        data_type: t,
-        shape: limited(name, shape)?,
-    })
+    Ok(Descriptor { data_type: t, shape: limited(name, shape)? })
 }

@@ -14,10 +14,7 @@ pub(super) fn transpose(
     let mut shape = input.shape;
     let Some(permutation) = permutation else {
         shape.as_mut_slice().reverse();
-        return Ok(Descriptor {
-            data_type: input.data_type,
-            shape,
-        });
+        return Ok(Descriptor { data_type: input.data_type, shape });
     };
     same_length(name, "permutation", permutation, dims.len())?;
     let mut seen = 0u32;
@@ -30,18 +27,12 @@ pub(super) fn transpose(
             _ => {
                 return Err(Error::invalid(
                     name,
-                    format!(
-                        "{permutation:?} is no permutation of the axes of rank {}",
-                        dims.len()
-                    ),
+                    format!("{permutation:?} is no permutation of the axes of rank {}", dims.len()),
                 ));
             }
         }
     }
-    Ok(Descriptor {
-        data_type: input.data_type,
-        shape,
-    })
+    Ok(Descriptor { data_type: input.data_type, shape })
 }
 
 pub(super) fn slice(
@@ -59,36 +50,22 @@ pub(super) fn slice(
     same_length(name, "strides", strides, rank)?;
     let mut shape = input.shape;
     for (i, out) in shape.as_mut_slice().iter_mut().enumerate() {
-        let (start, size, stride) = (
-            starts.as_slice()[i],
-            sizes.as_slice()[i],
-            strides.as_slice()[i],
-        );
+        let (start, size, stride) = (starts.as_slice()[i], sizes.as_slice()[i], strides.as_slice()[i]);
         if stride == 0 {
             return Err(Error::invalid(name, format!("stride 0 on axis {i}")));
         }
         if u64::from(start) + u64::from(size) > u64::from(*out) {
             return Err(Error::invalid(
                 name,
-                format!(
-                    "window {start}+{size} on axis {i} exceeds the input's {:?}",
-                    input.shape
-                ),
+                format!("window {start}+{size} on axis {i} exceeds the input's {:?}", input.shape),
             ));
         }
         *out = size.div_ceil(stride);
     }
-    Ok(Descriptor {
-        data_type: input.data_type,
-        shape,
-    })
+    Ok(Descriptor { data_type: input.data_type, shape })
 }
 
-pub(super) fn concat(
-    name: &'static str,
-    inputs: &[Descriptor],
-    axis: u32,
-) -> Result<Descriptor, Error> {
+pub(super) fn concat(name: &'static str, inputs: &[Descriptor], axis: u32) -> Result<Descriptor, Error> {
     let [first, rest @ ..] = inputs else {
         return Err(Error::invalid(name, "needs at least one input"));
     };
@@ -97,9 +74,8 @@ pub(super) fn concat(
     for (i, other) in rest.iter().enumerate() {
         let fits = other.data_type == first.data_type
             && other.shape.rank() == first.shape.rank()
-            && (0..shape.rank()).all(|d| {
-                d == axis as usize || other.shape.as_slice()[d] == first.shape.as_slice()[d]
-            });
+            && (0..shape.rank())
+                .all(|d| d == axis as usize || other.shape.as_slice()[d] == first.shape.as_slice()[d]);
         if !fits {
             return Err(Error::invalid(
                 name,
@@ -113,16 +89,11 @@ pub(super) fn concat(
                 ),
             ));
         }
-        let sum =
-            shape.as_slice()[axis as usize].checked_add(other.shape.as_slice()[axis as usize]);
-        shape.as_mut_slice()[axis as usize] = sum.ok_or_else(|| {
-            Error::invalid(name, format!("the joined axis {axis} exceeds 32 bits"))
-        })?;
+        let sum = shape.as_slice()[axis as usize].checked_add(other.shape.as_slice()[axis as usize]);
+        shape.as_mut_slice()[axis as usize] =
+            sum.ok_or_else(|| Error::invalid(name, format!("the joined axis {axis} exceeds 32 bits")))?;
     }
-    Ok(Descriptor {
-        data_type: first.data_type,
-        shape: limited(name, shape)?,
-    })
+    Ok(Descriptor { data_type: first.data_type, shape: limited(name, shape)? })
 }
 
 pub(super) fn pad(
@@ -149,20 +120,12 @@ pub(super) fn pad(
                 format!(
                     "padding {before} and {after} on axis {i} of {:?}: {} needs a larger dimension",
                     input.shape,
-                    if mode == PaddingMode::Edge {
-                        "edge"
-                    } else {
-                        "reflection"
-                    }
+                    if mode == PaddingMode::Edge { "edge" } else { "reflection" }
                 ),
             ));
         }
         let sum = out.checked_add(before).and_then(|s| s.checked_add(after));
-        *out = sum
-            .ok_or_else(|| Error::invalid(name, format!("the padded axis {i} exceeds 32 bits")))?;
+        *out = sum.ok_or_else(|| Error::invalid(name, format!("the padded axis {i} exceeds 32 bits")))?;
     }
-    Ok(Descriptor {
-        data_type: input.data_type,
-        shape: limited(name, shape)?,
-    })
+    Ok(Descriptor { data_type: input.data_type, shape: limited(name, shape)? })
 }
