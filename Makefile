@@ -8,7 +8,7 @@ WASM := $(GUEST_TARGET)/wasm32-wasip2/guest
 # Audio to notes on the embedded broker; AUDIO=file.wav takes your own.
 demo: plugins
 	cargo build --release --locked -p warren
-	target/release/warren demo $(AUDIO)
+	@cargo run --quiet --release --locked -p warren -- demo $(AUDIO)
 
 # Every plugin as a folder that a host serves: target/plugins/<name>.
 plugins: prerequisites

@@ -28,12 +28,18 @@ fn main() {
     }
     // What cargo sets for this build script must not leak into the build for another target.
     for (name, _) in env::vars() {
-        if name.starts_with("CARGO_") && name != "CARGO_HOME" || name.starts_with("RUSTFLAGS") || name == "RUSTC_WRAPPER" {
+        if name.starts_with("CARGO_") && name != "CARGO_HOME"
+            || name.starts_with("RUSTFLAGS")
+            || name == "RUSTC_WRAPPER"
+        {
             cargo.env_remove(name);
         }
     }
     let status = cargo.status().expect("cargo runs");
-    assert!(status.success(), "the guests do not build: is the target there? `rustup target add wasm32-wasip2`");
+    assert!(
+        status.success(),
+        "the guests do not build: is the target there? `rustup target add wasm32-wasip2`"
+    );
     for (_, library, source) in GUESTS {
         let source = root.join(source);
         println!("cargo:rerun-if-changed={}", source.join("src").display());

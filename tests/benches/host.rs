@@ -113,7 +113,9 @@ async fn client(config: Config, folders: &[PathBuf]) -> Result<(Host, Client, Em
 
 fn text(response: &InferResponse, name: &str) -> Result<String> {
     match response.output(name).map(|t| &t.data) {
-        Some(Data::Strings(strings)) => Ok(String::from_utf8_lossy(strings.first().context("empty")?).into_owned()),
+        Some(Data::Strings(strings)) => {
+            Ok(String::from_utf8_lossy(strings.first().context("empty")?).into_owned())
+        }
         other => bail!("no output {name}: {other:?}"),
     }
 }
@@ -138,7 +140,8 @@ async fn recorded_op() -> Result<()> {
 /// on the broker itself, so that what is measured is the host; they share its two cores all the same.
 async fn jobs() -> Result<()> {
     for statuses in [0, 4] {
-        let (host, _client, broker) = client(Config::default(), &[guests().join("noop"), guests().join("hostile")]).await?;
+        let (host, _client, broker) =
+            client(Config::default(), &[guests().join("noop"), guests().join("hostile")]).await?;
         let replies = "bench.replies";
         broker.declare_queue(&QueueSpec { name: replies.into(), ..QueueSpec::default() }).await?;
         let mut consumer = broker.consume(replies, 1000).await?;
@@ -147,7 +150,10 @@ async fn jobs() -> Result<()> {
         let (key, body) = if statuses == 0 {
             ("noop", Bytes::from_static(b"{\"inputs\":[]}"))
         } else {
-            ("hostile", Bytes::from_static(b"{\"inputs\":[],\"parameters\":{\"mode\":\"flood\",\"number\":4}}"))
+            (
+                "hostile",
+                Bytes::from_static(b"{\"inputs\":[],\"parameters\":{\"mode\":\"flood\",\"number\":4}}"),
+            )
         };
         for _ in 0..ROUNDS {
             overheads.push(broker_only(&broker, count, &body).await?);
@@ -160,7 +166,12 @@ async fn jobs() -> Result<()> {
                     persistent: true,
                     ..Properties::default()
                 };
-                let message = Message { exchange: "warren.jobs".into(), routing_key: key.into(), properties, body: body.clone() };
+                let message = Message {
+                    exchange: "warren.jobs".into(),
+                    routing_key: key.into(),
+                    properties,
+                    body: body.clone(),
+                };
                 drop(broker.publish(message, false));
                 while let Ok(delivery) = consumer.deliveries.try_recv() {
                     finished += usize::from(is_result(&delivery.message)?);
@@ -183,7 +194,11 @@ async fn jobs() -> Result<()> {
         }
         let (cpu, overhead) = (median(cpus), median(overheads));
         if statuses == 0 {
-            row("no-op jobs on the embedded broker", format!("{:.0} jobs/s", median(rates)), "at least 25,000");
+            row(
+                "no-op jobs on the embedded broker",
+                format!("{:.0} jobs/s", median(rates)),
+                "at least 25,000",
+            );
             row("  CPU a job, all of it", format!("{cpu:.1} us"), "");
             row("  of which the producer, the consumer and the broker", format!("{overhead:.1} us"), "");
             row("  so the host", format!("{:.1} us", cpu - overhead), "under 40 us");
@@ -209,7 +224,8 @@ async fn broker_only(broker: &Embedded, count: usize, body: &Bytes) -> Result<f6
     for name in ["bench.in", "bench.out"] {
         broker.declare_queue(&QueueSpec { name: name.into(), ..QueueSpec::default() }).await?;
     }
-    let (mut jobs, mut replies) = (broker.consume("bench.in", 1000).await?, broker.consume("bench.out", 1000).await?);
+    let (mut jobs, mut replies) =
+        (broker.consume("bench.in", 1000).await?, broker.consume("bench.out", 1000).await?);
     let before = cpu();
     for sent in 0..count {
         let properties = Properties {
@@ -218,7 +234,12 @@ async fn broker_only(broker: &Embedded, count: usize, body: &Bytes) -> Result<f6
             persistent: true,
             ..Properties::default()
         };
-        let message = Message { exchange: String::new(), routing_key: "bench.in".into(), properties, body: body.clone() };
+        let message = Message {
+            exchange: String::new(),
+            routing_key: "bench.in".into(),
+            properties,
+            body: body.clone(),
+        };
         broker.publish(message, true).await?;
         let job = jobs.deliveries.recv().await.context("no job")?;
         let message = Message { routing_key: "bench.out".into(), ..job.message };
@@ -280,7 +301,9 @@ fn minute(path: &Path) -> Result<()> {
         let t = f64::from(n) / f64::from(rate);
         let (beat, within) = ((t * 4.0) as u32, (t * 4.0).fract());
         let frequency = 220.0 * 2f64.powf(f64::from(beat * 7 % 24) / 12.0);
-        let wave = (1..6).map(|k| (std::f64::consts::TAU * frequency * f64::from(k) * t).sin() / f64::from(k)).sum::<f64>();
+        let wave = (1..6)
+            .map(|k| (std::f64::consts::TAU * frequency * f64::from(k) * t).sin() / f64::from(k))
+            .sum::<f64>();
         (wave * (-3.0 * within).exp() * 9000.0) as i16
     });
     let data: Vec<u8> = samples.flat_map(i16::to_le_bytes).collect();
@@ -301,10 +324,14 @@ fn minute(path: &Path) -> Result<()> {
 /// onnxruntime: same file, same threads.
 async fn basic_pitch() -> Result<()> {
     let Ok(python) = std::env::var("WARREN_BENCH_PYTHON") else {
-        println!("Basic Pitch beside onnxruntime: left out, WARREN_BENCH_PYTHON names no Python with onnxruntime (make bench makes one)");
+        println!(
+            "Basic Pitch beside onnxruntime: left out, WARREN_BENCH_PYTHON names no Python with onnxruntime (make bench makes one)"
+        );
         return Ok(());
     };
-    let folder = PathBuf::from(std::env::var("WARREN_BENCH_TRANSCRIBE").context("WARREN_BENCH_TRANSCRIBE is not set")?);
+    let folder = PathBuf::from(
+        std::env::var("WARREN_BENCH_TRANSCRIBE").context("WARREN_BENCH_TRANSCRIBE is not set")?,
+    );
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("bench/onnxruntime_basic_pitch.py");
     let dir = tempfile::tempdir()?;
     let wav = dir.path().join("minute.wav");

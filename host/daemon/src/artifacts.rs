@@ -9,11 +9,11 @@ use std::sync::Arc;
 use bytes::Bytes;
 use cap_std::ambient_authority;
 use cap_std::fs::Dir;
-use sha2::{Digest, Sha256};
 
-use crate::config::Artifacts as Config;
+use crate::config::{Artifacts as Config, mib};
+use crate::digest::sha256_hex;
 use crate::job::{Code, Data, Datatype, Failure, Named, Outputs, Reference};
-use crate::plugin::manifest::{Manifest, mib};
+use crate::plugin::manifest::Manifest;
 
 /// The stores, opened.
 #[derive(Debug, Clone)]
@@ -44,17 +44,6 @@ fn open(path: &Path) -> Result<(PathBuf, Dir), StoreError> {
     Ok((real, dir))
 }
 
-/// SHA-256 in lower-case hexadecimal.
-pub fn sha256_hex(bytes: &[u8]) -> String {
-    let mut hex = String::with_capacity(64);
-    for byte in Sha256::digest(bytes) {
-        for nibble in [byte >> 4, byte & 15] {
-            hex.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
-    }
-    hex
-}
-
 /// The path that a `file://` URL names; `%xx` is decoded.
 fn file_path(url: &str) -> Result<PathBuf, String> {
     let rest = url
@@ -71,7 +60,8 @@ fn file_path(url: &str) -> Result<PathBuf, String> {
             out.push(byte);
             continue;
         }
-        let digit = |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
+        let digit =
+            |b: Option<u8>| b.and_then(|b| char::from(b).to_digit(16)).and_then(|d| u8::try_from(d).ok());
         match (digit(bytes.next()), digit(bytes.next())) {
             (Some(high), Some(low)) if high << 4 | low != 0 => out.push(high << 4 | low),
             _ => return Err(format!("{url:?}: a % is not followed by two hexadecimal digits")),
@@ -125,7 +115,8 @@ impl Artifacts {
             Ok(metadata) if metadata.is_file() => metadata.len(),
             _ => return Err(fail(format!("{:?} is not a file", reference.url))),
         };
-        let too_large = |size| fail(format!("{size} bytes: artifacts.max_input_mib is {}", self.0.max_input >> 20));
+        let too_large =
+            |size| fail(format!("{size} bytes: artifacts.max_input_mib is {}", self.0.max_input >> 20));
         if size > self.0.max_input {
             return Err(too_large(size));
         }
@@ -150,7 +141,13 @@ impl Artifacts {
     ///
     /// # Errors
     /// `HOST_ERROR` when the store cannot be written.
-    pub fn store(&self, manifest: &Manifest, job: &str, attempt: u32, outputs: &mut Outputs) -> Result<(), Failure> {
+    pub fn store(
+        &self,
+        manifest: &Manifest,
+        job: &str,
+        attempt: u32,
+        outputs: &mut Outputs,
+    ) -> Result<(), Failure> {
         let Some((root, dir)) = &self.0.write else { return Ok(()) };
         for (place, named) in outputs.outputs.iter_mut().enumerate() {
             if !self.leaves(manifest, named) {

@@ -1,5 +1,5 @@
 //! The operator's configuration: a TOML file, `WARREN_…` environment variables and flags, the
-//! later over the earlier. Unknown keys are errors wherever they come from.
+//! later over the earlier. Unknown keys are errors wherever they come from. Knows no other module.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -7,8 +7,6 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
-
-use crate::plugin::manifest::Limits;
 
 /// Every setting, with its default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -89,6 +87,74 @@ impl Default for Config {
             pagemap_scan: true,
         }
     }
+}
+
+/// What a plugin may use. The operator's config caps each.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Limits {
+    /// Linear memory, MiB.
+    pub memory_mib: u64,
+    /// Wall time of one call, ms.
+    pub wall_ms: u64,
+    /// Time without a status or tensor work, ms.
+    pub stall_ms: u64,
+    /// Device memory of one job's tensors, MiB.
+    pub device_mib: u64,
+    /// Device memory and bytes of the assets, MiB.
+    pub assets_mib: u64,
+    /// Outputs and partials of one job, MiB.
+    pub output_mib: u64,
+    /// Events that one job may report.
+    pub events: u64,
+    /// Log of one job, KiB.
+    pub log_kib: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            memory_mib: 256,
+            wall_ms: 60_000,
+            stall_ms: 30_000,
+            device_mib: 1024,
+            assets_mib: 1024,
+            output_mib: 64,
+            events: 100_000,
+            log_kib: 256,
+        }
+    }
+}
+
+impl Limits {
+    /// The smaller of each.
+    pub fn capped(&self, cap: &Self) -> Self {
+        Self {
+            memory_mib: self.memory_mib.min(cap.memory_mib),
+            wall_ms: self.wall_ms.min(cap.wall_ms),
+            stall_ms: self.stall_ms.min(cap.stall_ms),
+            device_mib: self.device_mib.min(cap.device_mib),
+            assets_mib: self.assets_mib.min(cap.assets_mib),
+            output_mib: self.output_mib.min(cap.output_mib),
+            events: self.events.min(cap.events),
+            log_kib: self.log_kib.min(cap.log_kib),
+        }
+    }
+
+    /// Wall time of one call.
+    pub fn wall(&self) -> Duration {
+        Duration::from_millis(self.wall_ms)
+    }
+
+    /// Longest silence.
+    pub fn stall(&self) -> Duration {
+        Duration::from_millis(self.stall_ms)
+    }
+}
+
+/// MiB in bytes, without overflow.
+pub fn mib(n: u64) -> u64 {
+    n.saturating_mul(1 << 20)
 }
 
 /// Why a configuration is refused.

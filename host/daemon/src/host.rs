@@ -270,7 +270,8 @@ impl Host {
     pub async fn shutdown(mut self) -> bool {
         self.inner.stopping.cancel();
         self.inner.running.close();
-        let drained = tokio::time::timeout(self.inner.config.drain(), self.inner.running.wait()).await.is_ok();
+        let drained =
+            tokio::time::timeout(self.inner.config.drain(), self.inner.running.wait()).await.is_ok();
         self.inner.relays.flush();
         if let Some(runtime) = self.guests.take() {
             runtime.shutdown_background();
@@ -333,7 +334,8 @@ impl Inner {
             let _slot = self.schedule.slot().await.map_err(Refusal::Final)?;
             intake::check_deadline(&job).map_err(Refusal::Final)?;
             let sink = Arc::clone(relay);
-            let entry = Entry { job: Arc::new(job), progress: Arc::new(move |progress| sink.progress(progress)) };
+            let entry =
+                Entry { job: Arc::new(job), progress: Arc::new(move |progress| sink.progress(progress)) };
             let mut results = self.sandbox.run(&plugin.guest, vec![entry], |_watch| {}).await;
             results.pop().unwrap_or_else(|| {
                 Err(Refusal::Final(Failure::new(Code::HostError, "the sandbox answered nothing")))

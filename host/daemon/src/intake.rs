@@ -39,7 +39,10 @@ pub fn check(manifest: &Manifest, job: &Job) -> Result<(), Failure> {
         if !manifest.outputs.is_empty()
             && let Some(name) = job.requested.iter().find(|r| manifest.outputs.iter().all(|o| o.name != **r))
         {
-            return invalid(format!("output {name:?} is asked for: there are {:?}", names(&manifest.outputs)));
+            return invalid(format!(
+                "output {name:?} is asked for: there are {:?}",
+                names(&manifest.outputs)
+            ));
         }
     }
     Ok(())
@@ -54,7 +57,10 @@ fn fits(wanted: &TensorMetadata, input: &Named) -> Result<(), Failure> {
     let same = wanted.shape.len() == input.shape.len()
         && wanted.shape.iter().zip(&input.shape).all(|(w, f)| *w == -1 || *w == i64::from(*f));
     if !same {
-        return invalid(format!("input {:?} has shape {:?}: {:?} is wanted", input.name, input.shape, wanted.shape));
+        return invalid(format!(
+            "input {:?} has shape {:?}: {:?} is wanted",
+            input.name, input.shape, wanted.shape
+        ));
     }
     Ok(())
 }
@@ -88,7 +94,8 @@ pub async fn resolve(mut job: Job, artifacts: &Artifacts, relay: &Arc<Relay>) ->
         });
         let (store, name, reference) = (artifacts.clone(), input.name.clone(), reference.clone());
         let read = tokio::task::spawn_blocking(move || store.read(&name, &reference)).await;
-        let bytes = read.map_err(|e| Failure::new(Code::HostError, format!("reading a reference: {e}")))??;
+        let bytes =
+            read.map_err(|e| Failure::new(Code::HostError, format!("reading a reference: {e}")))??;
         input.data = typed(input, bytes)?;
         done += 1;
     }
@@ -97,18 +104,26 @@ pub async fn resolve(mut job: Job, artifacts: &Artifacts, relay: &Arc<Relay>) ->
 
 /// The bytes of a referenced input as the data its type and shape ask for.
 fn typed(input: &Named, bytes: Bytes) -> Result<Data, Failure> {
-    let invalid = |text: String| Err(Failure::new(Code::InvalidInput, format!("input {:?}: {text}", input.name)));
+    let invalid =
+        |text: String| Err(Failure::new(Code::InvalidInput, format!("input {:?}: {text}", input.name)));
     let elements = input.shape.iter().try_fold(1u64, |n, d| n.checked_mul(u64::from(*d)));
     let size = match input.datatype {
         Datatype::Bytes if elements == Some(1) => return Ok(Data::Strings(vec![bytes])),
-        Datatype::Bytes => return invalid(format!("shape {:?}: a referenced BYTES input has one element", input.shape)),
+        Datatype::Bytes => {
+            return invalid(format!("shape {:?}: a referenced BYTES input has one element", input.shape));
+        }
         Datatype::Bool | Datatype::Uint8 | Datatype::Int8 => 1,
         Datatype::Fp16 => 2,
         Datatype::Uint32 | Datatype::Int32 | Datatype::Fp32 => 4,
         Datatype::Uint64 | Datatype::Int64 => 8,
     };
     if elements.and_then(|n| n.checked_mul(size)) != Some(bytes.len() as u64) {
-        return invalid(format!("{} bytes for {} of shape {:?}", bytes.len(), input.datatype.name(), input.shape));
+        return invalid(format!(
+            "{} bytes for {} of shape {:?}",
+            bytes.len(),
+            input.datatype.name(),
+            input.shape
+        ));
     }
     Ok(Data::Raw(bytes))
 }

@@ -3,6 +3,7 @@
 pub mod artifacts;
 pub mod broker;
 pub mod config;
+pub mod digest;
 pub mod host;
 pub mod intake;
 pub mod job;

@@ -29,6 +29,8 @@ struct Inner {
     sequence: u32,
     last_status: Option<Instant>,
     held: Option<Progress>,
+    stage: String,
+    stages: u32,
     finished: bool,
 }
 
@@ -59,6 +61,8 @@ pub enum Final<'a> {
     Error(&'a Failure),
 }
 
+/// Stages whose first status goes out at once; further ones are coalesced like any status.
+const MAX_STAGES: u32 = 64;
 /// How often a final event that was returned or refused is published again, and the first pause.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(25);
@@ -81,6 +85,8 @@ impl Relays {
                 sequence: 0,
                 last_status: None,
                 held: None,
+                stage: String::new(),
+                stages: 0,
                 finished: false,
             }),
         })
@@ -114,8 +120,8 @@ impl Relay {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).identity.clone()
     }
 
-    /// Publishes a status or a partial. Statuses that follow each other too fast are held: the
-    /// newest replaces the one held. Never blocks.
+    /// Publishes a status or a partial. Statuses of one stage that follow each other too fast are
+    /// held: the newest replaces the one held. Never blocks.
     pub fn progress(self: &Arc<Self>, progress: Progress) {
         if self.envelope.events == EventsMode::Final {
             return;
@@ -132,16 +138,25 @@ impl Relay {
                 }
                 self.publish(&mut inner, &progress);
             }
-            Progress::Status { .. } => {
+            Progress::Status { ref stage, .. } => {
                 let soon = inner.last_status.is_some_and(|t| t.elapsed() < self.shared.interval);
-                if soon {
+                let entered = *stage != inner.stage && inner.stages < MAX_STAGES;
+                if entered {
+                    inner.stage.clone_from(stage);
+                    inner.stages += 1;
+                }
+                if soon && !entered {
                     if inner.held.replace(progress).is_none() {
                         drop(inner);
                         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                         waiting.push(Arc::downgrade(self));
                     }
                 } else {
-                    inner.held = None;
+                    // A stage's last status tells how far it came; within a stage the newest is enough.
+                    match inner.held.take() {
+                        Some(held) if entered => self.publish(&mut inner, &held),
+                        _ => {}
+                    }
                     inner.last_status = Some(Instant::now());
                     self.publish(&mut inner, &progress);
                 }

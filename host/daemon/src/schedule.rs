@@ -30,7 +30,10 @@ impl Schedule {
     pub fn choose(&self, job: &Job) -> Result<Arc<Plugin>, Failure> {
         let model = &job.envelope.model;
         self.plugins.newest(model).ok_or_else(|| {
-            Failure::new(Code::NoModel, format!("no plugin serves model {model:?}; served: {:?}", self.plugins.models()))
+            Failure::new(
+                Code::NoModel,
+                format!("no plugin serves model {model:?}; served: {:?}", self.plugins.models()),
+            )
         })
     }
 

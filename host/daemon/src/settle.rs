@@ -42,7 +42,13 @@ impl Settler<'_> {
         }
     }
 
-    async fn publish(&self, delivery: &Delivery, job: &Job, relay: &Relay, end: End) -> Result<(), BrokerError> {
+    async fn publish(
+        &self,
+        delivery: &Delivery,
+        job: &Job,
+        relay: &Relay,
+        end: End,
+    ) -> Result<(), BrokerError> {
         let failure = match end {
             End::Done(outputs) => match relay.finish(Final::Result(&outputs)).await {
                 Ok(()) => return Ok(()),
@@ -78,7 +84,12 @@ impl Settler<'_> {
     }
 
     /// Publishes the job for another attempt; answers the final failure when there is none left.
-    async fn retry(&self, delivery: &Delivery, job: &Job, text: &str) -> Result<Option<Failure>, BrokerError> {
+    async fn retry(
+        &self,
+        delivery: &Delivery,
+        job: &Job,
+        text: &str,
+    ) -> Result<Option<Failure>, BrokerError> {
         let attempt = job.envelope.attempt;
         if attempt >= self.attempts {
             return Ok(Some(Failure::new(
@@ -86,7 +97,9 @@ impl Settler<'_> {
                 format!("attempt {attempt} of {}: {text}", self.attempts),
             )));
         }
-        let tier = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX).min(self.delays.len().saturating_sub(1));
+        let tier = usize::try_from(attempt.saturating_sub(1))
+            .unwrap_or(usize::MAX)
+            .min(self.delays.len().saturating_sub(1));
         let delay = self.delays.get(tier).copied().unwrap_or(Duration::from_secs(1));
         if job.deadline.is_some_and(|d| SystemTime::now() + delay >= d) {
             return Ok(Some(Failure::new(

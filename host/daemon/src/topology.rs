@@ -26,9 +26,7 @@ pub async fn declare(broker: &dyn Broker, config: &Config) -> Result<(), BrokerE
         broker.declare_queue(&QueueSpec { name: name.to_owned(), ..QueueSpec::default() }).await?;
         broker.bind(name, name, "").await?;
     }
-    broker
-        .declare_queue(&QueueSpec { name: config.responses_queue.clone(), ..QueueSpec::default() })
-        .await?;
+    broker.declare_queue(&QueueSpec { name: config.responses_queue.clone(), ..QueueSpec::default() }).await?;
     for delay in &config.retry_delays_ms {
         let delay = Duration::from_millis(*delay);
         let name = retry_tier(delay);

@@ -66,7 +66,10 @@ fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
         id: id_of(properties).unwrap_or_default(),
         model: model.to_owned(),
         class,
-        attempt: u32::try_from(base.clamp(0, MAX_ATTEMPT)).unwrap_or(0).saturating_add(delivery.delivery_count) + 1,
+        attempt: u32::try_from(base.clamp(0, MAX_ATTEMPT))
+            .unwrap_or(0)
+            .saturating_add(delivery.delivery_count)
+            + 1,
         reply_to,
         events: default,
         traceparent: properties.text("traceparent").filter(|t| t.len() <= MAX_ID).map(str::to_owned),
@@ -85,7 +88,8 @@ fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
         Some(other) => Some(format!("header events is {other}: use \"all\" or \"final\"")),
     };
     let problem = problem.or_else(|| {
-        (!(0..=MAX_ATTEMPT).contains(&base)).then(|| format!("header attempt is {base}: use 0 to {MAX_ATTEMPT}"))
+        (!(0..=MAX_ATTEMPT).contains(&base))
+            .then(|| format!("header attempt is {base}: use 0 to {MAX_ATTEMPT}"))
     });
     match problem {
         None => Ok(envelope),
@@ -119,7 +123,10 @@ pub fn decode(delivery: &Delivery, received: SystemTime) -> Result<Job, Box<Reje
             if envelope.id.is_empty() {
                 envelope.id = uuid::Uuid::new_v4().to_string();
             }
-            return Err(Box::new(Rejected { envelope, failure: Failure::new(Code::BadRequest, error.to_string()) }));
+            return Err(Box::new(Rejected {
+                envelope,
+                failure: Failure::new(Code::BadRequest, error.to_string()),
+            }));
         }
     };
     if envelope.id.is_empty() {
@@ -190,7 +197,9 @@ fn datatype(datatype: oip::Datatype) -> Option<Datatype> {
         oip::Datatype::Fp16 => Datatype::Fp16,
         oip::Datatype::Fp32 => Datatype::Fp32,
         oip::Datatype::Bytes => Datatype::Bytes,
-        oip::Datatype::Uint16 | oip::Datatype::Int16 | oip::Datatype::Fp64 | oip::Datatype::Bf16 => return None,
+        oip::Datatype::Uint16 | oip::Datatype::Int16 | oip::Datatype::Fp64 | oip::Datatype::Bf16 => {
+            return None;
+        }
     })
 }
 
@@ -468,7 +477,10 @@ pub fn undone_failure(delivery: &Delivery) -> Failure {
     match delivery.message.properties.text("x-first-death-reason") {
         Some("delivery_limit") => Failure::new(
             Code::DeliveryLimit,
-            format!("delivered {} times without an answer", delivery.message.properties.int("x-delivery-count").unwrap_or(0).max(1)),
+            format!(
+                "delivered {} times without an answer",
+                delivery.message.properties.int("x-delivery-count").unwrap_or(0).max(1)
+            ),
         ),
         _ => Failure::new(Code::Expired, "the job's time to live ran out in the queue"),
     }
@@ -477,7 +489,7 @@ pub fn undone_failure(delivery: &Delivery) -> Failure {
 /// The delivery's message again, for the dead-letter queue: unchanged, and why in headers.
 pub fn dead_letter(
     delivery: &Delivery,
-    envelope: &Envelope, 
+    envelope: &Envelope,
     identity: Option<&Identity>,
     failure: &Failure,
 ) -> Message {

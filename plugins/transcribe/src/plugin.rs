@@ -6,12 +6,12 @@ use warren_sdk::bindings::warren::plugin::types::Parameter;
 use warren_sdk::prelude::*;
 use warren_sdk::tensor;
 
+use crate::midi;
 use crate::notes::{self, Activations, Note};
 use crate::resample::{self, ResampleError};
 use crate::settings::Settings;
 use crate::wav::Wav;
 use crate::windows::{self, CONTOURS, PITCHES, Unwrapped, WINDOW, WINDOW_FRAMES};
-use crate::midi;
 
 /// Where the host puts the model; `fetch-model.sh` brings it there.
 const MODEL: &str = "/plugin/nmp.onnx";

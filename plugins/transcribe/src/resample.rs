@@ -102,12 +102,9 @@ impl Stream {
         self.input[block.len()..].fill(0.0);
         let input = InterleavedSlice::new(&self.input, 1, self.block_in).map_err(|e| e.to_string())?;
         let room = self.output.len();
-        let mut output =
-            InterleavedSlice::new_mut(&mut self.output, 1, room).map_err(|e| e.to_string())?;
-        let (_, made) = self
-            .resampler
-            .process_into_buffer(&input, &mut output, None)
-            .map_err(|e| e.to_string())?;
+        let mut output = InterleavedSlice::new_mut(&mut self.output, 1, room).map_err(|e| e.to_string())?;
+        let (_, made) =
+            self.resampler.process_into_buffer(&input, &mut output, None).map_err(|e| e.to_string())?;
         let from = self.skip.min(made);
         self.skip -= from;
         let wanted = (made - from).min(self.length - out.len());

@@ -19,7 +19,9 @@ pub enum WavError {
     #[error("the file is empty; {SEND}")]
     Empty,
     /// Another kind of file.
-    #[error("not a WAV file: it looks like {0}; convert it first (`ffmpeg -i INPUT output.wav`), then {SEND}")]
+    #[error(
+        "not a WAV file: it looks like {0}; convert it first (`ffmpeg -i INPUT output.wav`), then {SEND}"
+    )]
     Foreign(&'static str),
     /// Nothing that is recognised.
     #[error("not a WAV file: it begins with the bytes {0}, where RIFF….WAVE belongs; {SEND}")]
@@ -61,7 +63,9 @@ pub enum WavError {
     )]
     TooLong(f64),
     /// A float sample that is NaN or infinite.
-    #[error("sample {frame} (at {seconds:.3} s) of channel {channel} is {value}, not a finite number; export the file again")]
+    #[error(
+        "sample {frame} (at {seconds:.3} s) of channel {channel} is {value}, not a finite number; export the file again"
+    )]
     NotFinite {
         /// Index of the sample in its channel.
         frame: usize,
@@ -297,7 +301,9 @@ fn bad_format(error: &hound::Error, format: &[u8]) -> WavError {
     }
     let bits = u16_at(format, 14);
     match (error, tag) {
-        (_, 1) if !matches!(bits, 8 | 16 | 24 | 32) => WavError::Encoding(format!("{bits}-bit integer samples")),
+        (_, 1) if !matches!(bits, 8 | 16 | 24 | 32) => {
+            WavError::Encoding(format!("{bits}-bit integer samples"))
+        }
         (_, 3) if bits != 32 => WavError::Encoding(format!("{bits}-bit float samples")),
         (hound::Error::Unsupported, _) => WavError::Encoding(match tag {
             1 => format!("{bits}-bit integer samples with fewer valid bits"),

@@ -140,8 +140,13 @@ mod tests {
     #[test]
     fn frame_times_are_those_of_the_reference() {
         // Printed by basic_pitch.note_creation.model_frames_to_time(400).
-        for (frame, seconds) in [(0, 0.0), (1, 0.011609977324263039), (171, 1.9853061224489796),
-            (172, 1.986590022675737), (399, 4.611728798185941)] {
+        for (frame, seconds) in [
+            (0, 0.0),
+            (1, 0.011609977324263039),
+            (171, 1.9853061224489796),
+            (172, 1.986590022675737),
+            (399, 4.611728798185941),
+        ] {
             assert!((frame_seconds(frame) - seconds).abs() < 1e-12, "{frame}: {}", frame_seconds(frame));
         }
     }

@@ -209,7 +209,9 @@ fn audio_longer_than_half_an_hour_is_refused_before_it_is_decoded() {
 
 #[test]
 fn a_resampled_sine_stays_the_same_sine_at_the_same_time() {
-    for rate in [8_000, 11_025, 16_000, 22_049, 22_051, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000, 44_099] {
+    for rate in
+        [8_000, 11_025, 16_000, 22_049, 22_051, 32_000, 44_100, 48_000, 88_200, 96_000, 192_000, 44_099]
+    {
         for frequency in [55.0, 440.0, 2_500.0] {
             let frames = rate as usize + 17;
             let file = wav(spec(1, rate, 32, SampleFormat::Float), frames, |i, _| {
@@ -242,9 +244,14 @@ fn onsets_do_not_move() {
     // A click at 0.25 s is the loudest sample there, at any rate.
     for rate in [16_000, 44_100, 48_000, 96_000] {
         let click = rate as usize / 4;
-        let file = wav(spec(1, rate, 16, SampleFormat::Int), rate as usize, |i, _| {
-            if i == click { 0.9 } else { 0.0 }
-        });
+        let file =
+            wav(
+                spec(1, rate, 16, SampleFormat::Int),
+                rate as usize,
+                |i, _| {
+                    if i == click { 0.9 } else { 0.0 }
+                },
+            );
         let audio = mono(Wav::open(&file).unwrap()).unwrap();
         let peak = (0..audio.len()).max_by(|&a, &b| audio[a].abs().total_cmp(&audio[b].abs())).unwrap();
         let expected = click as f64 * 22_050.0 / f64::from(rate);

@@ -67,10 +67,8 @@ fn the_same_notes_as_the_reference() {
     let mut compared = 0;
     for (index, case) in cases.iter().enumerate() {
         let [note, onset, contour] = activations(&case.activations);
-        let found = find(
-            &Activations { note: &note, onset: &onset, contour: &contour },
-            &settings(&case.settings),
-        );
+        let found =
+            find(&Activations { note: &note, onset: &onset, contour: &contour }, &settings(&case.settings));
         let at = format!("case {index} ({})", case.activations);
         assert_eq!(found.len(), case.notes.len(), "{at}: number of notes");
         for (found, expected) in found.iter().zip(&case.notes) {

@@ -26,7 +26,9 @@ pub enum ClientError {
     #[error("job {0:?} is being followed already: give the new job an id of its own")]
     Duplicate(String),
     /// An event does not follow the message contract.
-    #[error("job {job:?}: cannot read {kind} event {attempt}:{sequence}: {detail}; the host speaks another version")]
+    #[error(
+        "job {job:?}: cannot read {kind} event {attempt}:{sequence}: {detail}; the host speaks another version"
+    )]
     BadEvent {
         /// The job.
         job: String,
@@ -40,7 +42,9 @@ pub enum ClientError {
         detail: String,
     },
     /// No more events will come: the connection was closed.
-    #[error("job {0:?}: the connection to the broker was closed before the final event; the job itself goes on")]
+    #[error(
+        "job {0:?}: the connection to the broker was closed before the final event; the job itself goes on"
+    )]
     Closed(String),
     /// The job failed.
     #[error(transparent)]

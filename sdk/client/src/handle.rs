@@ -26,7 +26,11 @@ pub struct JobHandle {
 }
 
 impl JobHandle {
-    pub(crate) fn new(id: String, shared: Arc<Shared>, events: mpsc::UnboundedReceiver<EventMessage>) -> Self {
+    pub(crate) fn new(
+        id: String,
+        shared: Arc<Shared>,
+        events: mpsc::UnboundedReceiver<EventMessage>,
+    ) -> Self {
         Self { id, shared, events, fold: Fold::default(), ended: false }
     }
 
@@ -97,7 +101,13 @@ impl JobHandle {
                 Ok(None) => {}
                 Err(detail) => {
                     let (job, kind) = (self.id.clone(), message.kind);
-                    return Poll::Ready(Some(Err(ClientError::BadEvent { job, kind, attempt, sequence, detail })));
+                    return Poll::Ready(Some(Err(ClientError::BadEvent {
+                        job,
+                        kind,
+                        attempt,
+                        sequence,
+                        detail,
+                    })));
                 }
             }
         }

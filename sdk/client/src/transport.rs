@@ -94,7 +94,9 @@ pub struct Replies {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TransportError {
     /// No queue takes jobs for the model.
-    #[error("nobody serves model {model:?} (routing key {routing_key:?}): check the name, or load a plugin for it")]
+    #[error(
+        "nobody serves model {model:?} (routing key {routing_key:?}): check the name, or load a plugin for it"
+    )]
     NoRoute {
         /// The model.
         model: String,

@@ -11,8 +11,8 @@ use tokio::sync::mpsc;
 use warren_client::oip::{InferRequest, InferResponse, Tensor};
 use warren_client::transport::BoxFuture;
 use warren_client::{
-    Class, Client, ClientError, Encoding, EventBody, EventMessage, JobRequest, Replies, RequestMessage, Transport,
-    TransportError,
+    Class, Client, ClientError, Encoding, EventBody, EventMessage, JobRequest, Replies, RequestMessage,
+    Transport, TransportError,
 };
 
 /// Keeps what is submitted; refuses models but `m`.
@@ -75,7 +75,10 @@ async fn a_request_becomes_a_message() {
     assert!(matches!(client.submit(nan.encoding(Encoding::Json)).await, Err(ClientError::Encode(_))));
 
     let sent = fake.sent.lock().unwrap();
-    assert_eq!((&*sent[0].routing_key(), &*sent[0].correlation_id, &*sent[0].reply_to), ("m.bulk", "j", "here"));
+    assert_eq!(
+        (&*sent[0].routing_key(), &*sent[0].correlation_id, &*sent[0].reply_to),
+        ("m.bulk", "j", "here")
+    );
     assert!(!sent[0].all_events && sent[1].all_events);
     assert_ne!(sent[1].correlation_id, sent[2].correlation_id);
     let kinds: Vec<_> = sent.iter().map(|m| (m.content_type, m.header_length.is_some())).collect();
@@ -127,5 +130,8 @@ async fn a_refused_job_leaves_no_trace() {
     assert_eq!(event.body, EventBody::Status { stage: "s".to_owned(), progress: None, message: None });
     drop(events);
     assert_eq!(job.result().await.unwrap_err(), ClientError::Closed("j".to_owned()));
-    assert!(matches!(client.submit(JobRequest::new("m")).await, Err(ClientError::Transport(TransportError::Lost))));
+    assert!(matches!(
+        client.submit(JobRequest::new("m")).await,
+        Err(ClientError::Transport(TransportError::Lost))
+    ));
 }

@@ -2,7 +2,9 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 use bytes::Bytes;
-use warren_client::oip::{Data, Datatype, DecodeError, EncodeError, InferRequest, InferResponse, Parameter, Tensor};
+use warren_client::oip::{
+    Data, Datatype, DecodeError, EncodeError, InferRequest, InferResponse, Parameter, Tensor,
+};
 
 fn request(json: &str) -> Result<InferRequest, DecodeError> {
     InferRequest::decode(&Bytes::copy_from_slice(json.as_bytes()), Some("application/json"), None)
@@ -98,7 +100,10 @@ fn floats_round_once() {
     // Just below halfway between two floats; through a double it would land on halfway and round up.
     let below = raw(&input("FP32", "[1]", "[1.00000017881393432617187499]"));
     assert_eq!(below, (1.0 + f32::EPSILON).to_le_bytes());
-    assert_eq!(raw(&input("FP32", "[3]", "[-0.0,1,1e-50]")), [-0.0f32, 1.0, 0.0].map(f32::to_le_bytes).concat());
+    assert_eq!(
+        raw(&input("FP32", "[3]", "[-0.0,1,1e-50]")),
+        [-0.0f32, 1.0, 0.0].map(f32::to_le_bytes).concat()
+    );
 }
 
 #[test]
@@ -108,7 +113,11 @@ fn shapes_are_checked_against_the_data() {
         ("[2,2]", "[1,2,3,4,5]", "inputs[0].data: more elements, and shape [2, 2] has 4"),
         ("[2,2]", "[[1,2],[3]]", "inputs[0].data[1]: 1 elements, and dimension 1 of shape [2, 2] has 2"),
         ("[2,2]", "[[1,2]]", "inputs[0].data: 1 elements, and dimension 0 of shape [2, 2] has 2"),
-        ("[2,2]", "[[1,2],[3,4],[5,6]]", "inputs[0].data: more elements, and dimension 0 of shape [2, 2] has 2"),
+        (
+            "[2,2]",
+            "[[1,2],[3,4],[5,6]]",
+            "inputs[0].data: more elements, and dimension 0 of shape [2, 2] has 2",
+        ),
         ("[2,2]", "[[1,2],[3,4,5]]", "inputs[0].data[1]: more elements, and dimension 1"),
         ("[2,2]", "[1,[2,3],4]", "inputs[0].data[1]: an array among numbers"),
         ("[2,2]", "[[1,2],3]", "inputs[0].data[1]: 3 stands where shape [2, 2] has an array"),
@@ -118,7 +127,11 @@ fn shapes_are_checked_against_the_data() {
         ("[]", "[]", "inputs[0].data: 0 elements, and shape [] has 1"),
         ("[1]", "7", "inputs[0].data: 7 is not an array"),
         ("[1]", "\"AAAA\"", "inputs[0].data: \"AAAA\" is not an array"),
-        ("[4294967296,4294967296]", "[1]", "inputs[0].shape: INT32 of shape [4294967296, 4294967296] has more than 2^64"),
+        (
+            "[4294967296,4294967296]",
+            "[1]",
+            "inputs[0].shape: INT32 of shape [4294967296, 4294967296] has more than 2^64",
+        ),
         ("[9223372036854775807]", "[1]", "inputs[0].shape: INT32 of shape"),
         ("[4000000000000]", "[1]", "inputs[0].data: 1 elements, and shape [4000000000000] has 4000000000000"),
     ] {
@@ -141,17 +154,35 @@ fn the_place_of_a_mistake_is_named() {
         (r#"{"inputs":[],"inputs":[]}"#, "duplicate field `inputs`"),
         (r#"{"id":7,"inputs":[]}"#, "id: invalid type: integer `7`, expected a string"),
         (r#"{"inputs":[{"datatype":"FP32","shape":[1],"data":[1]}]}"#, "inputs[0].name: is missing"),
-        (r#"{"inputs":[{"name":"","datatype":"FP32","shape":[1],"data":[1]}]}"#, "inputs[0].name: has 0 bytes"),
+        (
+            r#"{"inputs":[{"name":"","datatype":"FP32","shape":[1],"data":[1]}]}"#,
+            "inputs[0].name: has 0 bytes",
+        ),
         (r#"{"inputs":[{"name":"x","shape":[1],"data":[1]}]}"#, "inputs[0].datatype: is missing"),
         (r#"{"inputs":[{"name":"x","datatype":"FP32","data":[1]}]}"#, "inputs[0].shape: is missing"),
         (r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1]}]}"#, "inputs[0]: has no data"),
-        (r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[-1],"data":[]}]}"#, "inputs[0].shape[0]: invalid value: integer `-1`"),
-        (r#"{"inputs":[{"name":"x","datatype":"float","shape":[1],"data":[]}]}"#, "inputs[0].datatype: invalid value: string \"float\", expected a data type, one of BOOL, UINT8"),
-        (r#"{"parameters":{"a":[1]},"inputs":[]}"#, "parameters.a: invalid type: sequence, expected a boolean, a number or a string"),
+        (
+            r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[-1],"data":[]}]}"#,
+            "inputs[0].shape[0]: invalid value: integer `-1`",
+        ),
+        (
+            r#"{"inputs":[{"name":"x","datatype":"float","shape":[1],"data":[]}]}"#,
+            "inputs[0].datatype: invalid value: string \"float\", expected a data type, one of BOOL, UINT8",
+        ),
+        (
+            r#"{"parameters":{"a":[1]},"inputs":[]}"#,
+            "parameters.a: invalid type: sequence, expected a boolean, a number or a string",
+        ),
         (r#"{"parameters":{"a":1,"a":2},"inputs":[]}"#, "parameter \"a\" is given twice"),
-        (r#"{"parameters":{"a":18446744073709551615},"inputs":[]}"#, "parameters.a: 18446744073709551615 is above"),
+        (
+            r#"{"parameters":{"a":18446744073709551615},"inputs":[]}"#,
+            "parameters.a: 18446744073709551615 is above",
+        ),
         (r#"{"inputs":[],"outputs":[{"name":"a"},{"name":"a"}]}"#, "outputs[1].name: \"a\" is given twice"),
-        (r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[NaN]}]}"#, "the body is not JSON: expected value"),
+        (
+            r#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"data":[NaN]}]}"#,
+            "the body is not JSON: expected value",
+        ),
         (r#"{"inputs":[]} x"#, "the body is not JSON: trailing characters"),
     ] {
         let text = error(json);
@@ -161,7 +192,8 @@ fn the_place_of_a_mistake_is_named() {
     let text = error(&format!(r#"{{"inputs":[{twice},{twice}]}}"#));
     assert_eq!(text, "inputs[1].name: \"x\" is given twice");
     let long = "n".repeat(256);
-    let text = error(&format!(r#"{{"inputs":[{{"name":"{long}","datatype":"FP32","shape":[1],"data":[1]}}]}}"#));
+    let text =
+        error(&format!(r#"{{"inputs":[{{"name":"{long}","datatype":"FP32","shape":[1],"data":[1]}}]}}"#));
     assert_eq!(text, "inputs[0].name: has 256 bytes, and 1 to 255 are allowed");
     let many = vec!["{}"; 1025].join(",");
     assert!(error(&format!(r#"{{"inputs":[{many}]}}"#)).contains("more than 1024 entries"));
@@ -258,7 +290,9 @@ fn binary_data_is_checked_against_the_shape() {
     assert!(decode("BYTES", "[1]", &[1, 0, 0], "").unwrap_err().contains("no room for its 4-byte length"));
     let e = decode("BYTES", "[1]", &[9, 0, 0, 0, 1], "").unwrap_err();
     assert!(e.contains("element 0 has length 9, and 1 bytes are left"), "{e}");
-    assert!(decode("BYTES", "[2]", &[0, 0, 0, 0], "").unwrap_err().contains("1 elements, and shape [2] has 2"));
+    assert!(
+        decode("BYTES", "[2]", &[0, 0, 0, 0], "").unwrap_err().contains("1 elements, and shape [2] has 2")
+    );
     assert!(decode("BYTES", "[1]", &[0; 8], "").unwrap_err().contains("more elements than the 1"));
     let e = decode("INT8", "[1]", &[0], r#","dataref":"file:x""#).unwrap_err();
     assert!(e.contains("in more than one way"), "{e}");
@@ -266,7 +300,10 @@ fn binary_data_is_checked_against_the_shape() {
         br#"{"inputs":[{"name":"x","datatype":"FP32","shape":[1],"parameters":{"binary_data_size":-4}}]}"#,
     );
     let e = InferRequest::decode(&body, None, None).unwrap_err().to_string();
-    assert_eq!(e, "input \"x\" at inputs[0].parameters.binary_data_size: is not a number of bytes, 0 or more");
+    assert_eq!(
+        e,
+        "input \"x\" at inputs[0].parameters.binary_data_size: is not a number of bytes, 0 or more"
+    );
 }
 
 #[test]

@@ -3,7 +3,9 @@
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use warren_client::oip::{Data, Datatype, InferRequest, InferResponse, Parameter, Parameters, RequestedOutput, Tensor};
+use warren_client::oip::{
+    Data, Datatype, InferRequest, InferResponse, Parameter, Parameters, RequestedOutput, Tensor,
+};
 
 fn finite(datatype: Datatype, mut raw: Vec<u8>) -> Vec<u8> {
     match datatype {
@@ -62,16 +64,15 @@ fn parameters() -> impl Strategy<Value = Parameters> {
 
 fn request(json: bool) -> impl Strategy<Value = InferRequest> {
     let outputs = prop::collection::hash_map("[a-z]{1,5}", parameters(), 0..3);
-    (prop::option::of(any::<String>()), parameters(), prop::collection::vec(tensor(json), 0..4), outputs).prop_map(
-        |(id, parameters, mut inputs, outputs)| {
+    (prop::option::of(any::<String>()), parameters(), prop::collection::vec(tensor(json), 0..4), outputs)
+        .prop_map(|(id, parameters, mut inputs, outputs)| {
             for (i, input) in inputs.iter_mut().enumerate() {
                 input.name = format!("in \"{i}\"");
             }
             let outputs =
                 outputs.into_iter().map(|(name, parameters)| RequestedOutput { name, parameters }).collect();
             InferRequest { id, parameters, inputs, outputs }
-        },
-    )
+        })
 }
 
 fn response_of(request: InferRequest) -> InferResponse {

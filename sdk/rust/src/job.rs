@@ -2,8 +2,8 @@
 
 use crate::Failure;
 use crate::bindings::warren::plugin::jobs::{self as wit, Control};
-use crate::bindings::warren::plugin::types::{ByteStrings, Value};
 pub use crate::bindings::warren::plugin::types::Parameter;
+use crate::bindings::warren::plugin::types::{ByteStrings, Value};
 use crate::tensor::{DataType, Element, Tensor};
 
 /// One attempt at one job.

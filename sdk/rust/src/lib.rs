@@ -76,7 +76,7 @@ macro_rules! plugin {
                 }
             }
 
-            $crate::bindings::export_plugin!(WarrenGuest with_types_in $crate::bindings);
+    $crate::bindings::export_plugin!(WarrenGuest with_types_in $crate::bindings);
         };
     };
 }

@@ -6,12 +6,9 @@ use crate::tensor::{Tensor, TensorError};
 
 /// The named outputs of one job.
 #[derive(Default)]
-pub struct Outputs(wit::Outputs);
-
-impl Default for wit::Outputs {
-    fn default() -> Self {
-        Self { outputs: Vec::new(), parameters: Vec::new() }
-    }
+pub struct Outputs {
+    outputs: Vec<Output>,
+    parameters: Vec<(String, Parameter)>,
 }
 
 impl Outputs {
@@ -21,7 +18,7 @@ impl Outputs {
     }
 
     fn push(mut self, name: &str, value: Value, content_type: Option<&str>) -> Self {
-        self.0.outputs.push(Output {
+        self.outputs.push(Output {
             name: name.to_owned(),
             value,
             content_type: content_type.map(str::to_owned),
@@ -52,14 +49,14 @@ impl Outputs {
 
     /// Adds a response-level parameter.
     pub fn parameter(mut self, name: &str, value: Parameter) -> Self {
-        self.0.parameters.push((name.to_owned(), value));
+        self.parameters.push((name.to_owned(), value));
         self
     }
 }
 
 impl From<Outputs> for wit::Outputs {
     fn from(outputs: Outputs) -> Self {
-        outputs.0
+        Self { outputs: outputs.outputs, parameters: outputs.parameters }
     }
 }
 

@@ -7,7 +7,10 @@ use tokio::sync::mpsc;
 use warren_client::transport::BoxFuture;
 use warren_client::{EventMessage, Replies, RequestMessage, Transport, TransportError};
 
-use super::{Broker, BrokerError, Confirmation, Consumer, Delivery, HeaderValue, Message, Properties, QueueSpec, Settle};
+use super::{
+    Broker, BrokerError, Confirmation, Consumer, Delivery, HeaderValue, Message, Properties, QueueSpec,
+    Settle,
+};
 
 /// Exchange that jobs are published to.
 const JOBS: &str = "warren.jobs";
@@ -160,7 +163,11 @@ fn event(delivery: Delivery) -> Option<EventMessage> {
         }
         _ => {
             let queue = &*delivery.queue;
-            tracing::warn!(queue, message_id, "ignored a message that is no event: it lacks its type, or header job, attempt or sequence");
+            tracing::warn!(
+                queue,
+                message_id,
+                "ignored a message that is no event: it lacks its type, or header job, attempt or sequence"
+            );
             None
         }
     }
@@ -189,7 +196,8 @@ mod tests {
         broker.declare_queue(&spec).await.unwrap();
         broker.bind("warren.jobs.echo", JOBS, "echo").await.unwrap();
         broker.bind("warren.jobs.echo", JOBS, "echo.urgent").await.unwrap();
-        let client = Client::connect(Arc::new(BrokerTransport::new(Arc::new(broker.connect())))).await.unwrap();
+        let client =
+            Client::connect(Arc::new(BrokerTransport::new(Arc::new(broker.connect())))).await.unwrap();
         (broker, client)
     }
 
@@ -236,7 +244,8 @@ mod tests {
         assert_eq!(decoded.id.as_deref(), Some(job.id()));
         assert_eq!(decoded.inputs[1].to_fp32().unwrap(), [0.5, 1.0]);
 
-        let status = |stage: &str| Bytes::from(format!(r#"{{"stage":"{stage}","progress":0.5,"message":null}}"#));
+        let status =
+            |stage: &str| Bytes::from(format!(r#"{{"stage":"{stage}","progress":0.5,"message":null}}"#));
         publish(&broker, &delivery, (1, 0), "status", false, status("a"));
         publish(&broker, &delivery, (1, 0), "status", false, status("a"));
         publish(&broker, &delivery, (2, 1), "partial", false, response("h"));
@@ -321,7 +330,10 @@ mod tests {
     #[tokio::test]
     async fn a_cancellation_is_broadcast_and_a_dropped_client_leaves_nothing() {
         let (broker, client) = house().await;
-        broker.declare_queue(&QueueSpec { name: "control".to_owned(), ..QueueSpec::default() }).await.unwrap();
+        broker
+            .declare_queue(&QueueSpec { name: "control".to_owned(), ..QueueSpec::default() })
+            .await
+            .unwrap();
         broker.bind("control", CONTROL, "").await.unwrap();
         let mut control = broker.consume("control", 1).await.unwrap();
         let mut jobs = broker.consume("warren.jobs.echo", 1).await.unwrap();

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{
-    BoxFuture, Broker, BrokerError, Confirmation, Consumer, Delivery, ExchangeKind, HeaderValue, Message, Properties,
-    QueueDepth, QueueSpec, Settle,
+    BoxFuture, Broker, BrokerError, Confirmation, Consumer, Delivery, ExchangeKind, HeaderValue, Message,
+    Properties, QueueDepth, QueueSpec, Settle,
 };
 
 /// A test: its name, which also prefixes the queues it declares, and itself.
@@ -41,7 +41,12 @@ fn spec(name: &str) -> QueueSpec {
 
 fn message(exchange: &str, routing_key: &str, body: impl Into<Bytes>) -> Message {
     let properties = Properties { persistent: true, ..Properties::default() };
-    Message { exchange: exchange.to_owned(), routing_key: routing_key.to_owned(), properties, body: body.into() }
+    Message {
+        exchange: exchange.to_owned(),
+        routing_key: routing_key.to_owned(),
+        properties,
+        body: body.into(),
+    }
 }
 
 /// Publishes to the queue `name` and waits for the confirm.
@@ -124,7 +129,11 @@ async fn everything_is_carried(broker: &dyn Broker) {
 
 async fn routing(broker: &dyn Broker) {
     for (exchange, kind, bindings) in [
-        ("routing.topic", ExchangeKind::Topic, &[("a", "m"), ("a", "m.*"), ("b", "m.urgent"), ("c", "#")][..]),
+        (
+            "routing.topic",
+            ExchangeKind::Topic,
+            &[("a", "m"), ("a", "m.*"), ("b", "m.urgent"), ("c", "#")][..],
+        ),
         ("routing.direct", ExchangeKind::Direct, &[("a", "m"), ("b", "m.*"), ("c", "#")][..]),
         ("routing.fanout", ExchangeKind::Fanout, &[("a", ""), ("b", "x"), ("b", "y")][..]),
     ] {
@@ -164,7 +173,8 @@ async fn routing(broker: &dyn Broker) {
 
 async fn mandatory(broker: &dyn Broker) {
     broker.declare_exchange("mandatory", ExchangeKind::Topic).await.unwrap();
-    let publish = |exchange: &str, key: &str, mandatory| within(broker.publish(message(exchange, key, "x"), mandatory));
+    let publish =
+        |exchange: &str, key: &str, mandatory| within(broker.publish(message(exchange, key, "x"), mandatory));
     assert_eq!(publish("mandatory", "nobody", true).await.unwrap(), Confirmation::Returned);
     assert_eq!(publish("mandatory", "nobody", false).await.unwrap(), Confirmation::Confirmed);
     assert_eq!(publish("", "mandatory.nobody", true).await.unwrap(), Confirmation::Returned);
@@ -219,7 +229,11 @@ async fn settling(broker: &dyn Broker) {
     assert_eq!((text(&a), text(&b)), ("a", "b"));
     broker.settle(a.tag, Settle::Reject);
     let again = take(&mut consumer).await;
-    assert_eq!((text(&again), again.delivery_count), ("a", 1), "a rejected message is counted, and first again");
+    assert_eq!(
+        (text(&again), again.delivery_count),
+        ("a", 1),
+        "a rejected message is counted, and first again"
+    );
     assert_ne!(again.tag, a.tag);
     broker.settle(b.tag, Settle::Nack);
     let again = take(&mut consumer).await;
@@ -442,7 +456,10 @@ async fn deleted_queue(broker: &dyn Broker) {
     broker.delete_queue("deleted").await.unwrap();
     assert!(within(consumer.deliveries.recv()).await.is_none(), "the subscription ends with its queue");
     broker.settle(delivery.tag, Settle::Reject);
-    assert_eq!(within(broker.publish(message("deleted", "key", "x"), true)).await.unwrap(), Confirmation::Returned);
+    assert_eq!(
+        within(broker.publish(message("deleted", "key", "x"), true)).await.unwrap(),
+        Confirmation::Returned
+    );
     broker.delete_queue("deleted").await.unwrap();
     broker.declare_queue(&QueueSpec { max_length: Some(9), ..spec("deleted") }).await.unwrap();
     holds(broker, "deleted", 0, 0).await;

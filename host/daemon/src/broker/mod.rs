@@ -218,7 +218,9 @@ pub enum BrokerError {
     #[error("the connection to the broker was lost")]
     ConnectionLost,
     /// The name is taken by something declared with other arguments.
-    #[error("{what} {name:?} exists with {argument} = {found}, and {wanted} is wanted: delete it or change the config")]
+    #[error(
+        "{what} {name:?} exists with {argument} = {found}, and {wanted} is wanted: delete it or change the config"
+    )]
     Conflict {
         /// "queue" or "exchange".
         what: &'static str,
@@ -253,7 +255,11 @@ pub enum BrokerError {
 /// [`BrokerError::Conflict`].
 pub trait Broker: Send + Sync + 'static {
     /// Declares a durable exchange.
-    fn declare_exchange<'a>(&'a self, name: &'a str, kind: ExchangeKind) -> BoxFuture<'a, Result<(), BrokerError>>;
+    fn declare_exchange<'a>(
+        &'a self,
+        name: &'a str,
+        kind: ExchangeKind,
+    ) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// Declares a queue.
     fn declare_queue<'a>(&'a self, spec: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>>;

@@ -71,7 +71,12 @@ pub async fn demo(args: Args) -> anyhow::Result<bool> {
     let host = Host::new(config, Arc::new(broker.connect()))?;
     let plugin = host.load(&args.plugin).await?;
     host.serve().await?;
-    println!("serving {} ({}) after {} ms", plugin.identity.plugin, plugin.identity.digest, started.elapsed().as_millis());
+    println!(
+        "serving {} ({}) after {} ms",
+        plugin.identity.plugin,
+        plugin.identity.digest,
+        started.elapsed().as_millis()
+    );
 
     let client = Client::connect(Arc::new(BrokerTransport::new(Arc::new(broker.connect())))).await?;
     let submitted = Instant::now();
@@ -107,7 +112,8 @@ fn report(response: &InferResponse, played: Option<&[Note]>) -> anyhow::Result<(
         bail!("the result has no notes");
     };
     let notes = notes.first().context("the result's notes are empty")?;
-    let found: Vec<Found> = serde_json::from_slice(notes).context("the result's notes are not as expected")?;
+    let found: Vec<Found> =
+        serde_json::from_slice(notes).context("the result's notes are not as expected")?;
     match played {
         Some(played) => {
             let found: Vec<Note> =

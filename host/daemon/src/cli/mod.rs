@@ -131,7 +131,11 @@ fn explain(code: Option<&str>) -> anyhow::Result<()> {
         .copied()
         .filter(|c| code.is_none_or(|name| c.info().name.eq_ignore_ascii_case(name)))
         .collect();
-    anyhow::ensure!(!wanted.is_empty(), "no code {:?}: `warren explain` lists them all", code.unwrap_or_default());
+    anyhow::ensure!(
+        !wanted.is_empty(),
+        "no code {:?}: `warren explain` lists them all",
+        code.unwrap_or_default()
+    );
     for code in wanted {
         let info = code.info();
         let then = match info.disposition {
@@ -139,7 +143,10 @@ fn explain(code: Option<&str>) -> anyhow::Result<()> {
             Disposition::Retry => "tried again, then dead-lettered",
             Disposition::DeadLetter => "an error event and a dead letter",
         };
-        println!("{}\n  {}\n  whose doing: {}; what happens: {then}\n  {}\n", info.name, info.meaning, info.fault, info.advice);
+        println!(
+            "{}\n  {}\n  whose doing: {}; what happens: {then}\n  {}\n",
+            info.name, info.meaning, info.fault, info.advice
+        );
     }
     Ok(())
 }

@@ -46,7 +46,8 @@ pub fn new(args: &Args) -> anyhow::Result<()> {
     ensure!(!folder.exists(), "{} exists already", folder.display());
     let sdk = match &args.sdk {
         Some(path) => {
-            let path = path.canonicalize().with_context(|| format!("no crate at --sdk {}", path.display()))?;
+            let path =
+                path.canonicalize().with_context(|| format!("no crate at --sdk {}", path.display()))?;
             format!("{{ path = {path:?} }}")
         }
         None => format!("{:?}", env!("CARGO_PKG_VERSION")),
@@ -56,7 +57,8 @@ pub fn new(args: &Args) -> anyhow::Result<()> {
         let path = folder.join(file);
         std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))
     };
-    std::fs::create_dir_all(folder.join("src")).with_context(|| format!("cannot create {}", folder.display()))?;
+    std::fs::create_dir_all(folder.join("src"))
+        .with_context(|| format!("cannot create {}", folder.display()))?;
     write(
         "Cargo.toml",
         format!(
@@ -75,7 +77,8 @@ pub fn new(args: &Args) -> anyhow::Result<()> {
     )?;
     write(
         "request.json",
-        "{\"inputs\": [{\"name\": \"x\", \"datatype\": \"FP32\", \"shape\": [3], \"data\": [1, 2, 3]}]}\n".to_owned(),
+        "{\"inputs\": [{\"name\": \"x\", \"datatype\": \"FP32\", \"shape\": [3], \"data\": [1, 2, 3]}]}\n"
+            .to_owned(),
     )?;
     println!(
         "{}\n  cd {} && cargo build --release --target wasm32-wasip2\n  warren run {} --request {}",

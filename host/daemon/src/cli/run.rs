@@ -88,7 +88,8 @@ fn request(args: &Args, model: &str) -> anyhow::Result<(JobRequest, Vec<PathBuf>
         job = if let Some(file) = value.strip_prefix('@') {
             job.bytes(name, std::fs::read(file).with_context(|| format!("input {name}: cannot read {file}"))?)
         } else if let Some(file) = value.strip_prefix("ref:") {
-            let path = Path::new(file).canonicalize().with_context(|| format!("input {name}: no file {file}"))?;
+            let path =
+                Path::new(file).canonicalize().with_context(|| format!("input {name}: no file {file}"))?;
             ensure!(path.is_file(), "input {name}: {file} is not a file");
             roots.extend(path.parent().map(Path::to_owned));
             job.input(Tensor::reference(name, file_url(&path), None))

@@ -3,9 +3,10 @@
 
 use std::collections::BTreeSet;
 use std::path::Path;
-use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
+
+use crate::config::Limits;
 
 /// The file's name in a plugin's folder.
 pub const FILE_NAME: &str = "plugin.toml";
@@ -77,74 +78,6 @@ pub struct FileDigest {
     pub name: String,
     /// Lower-case hex.
     pub sha256: String,
-}
-
-/// What a plugin may use. The operator's config caps each.
-#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Limits {
-    /// Linear memory, MiB.
-    pub memory_mib: u64,
-    /// Wall time of one call, ms.
-    pub wall_ms: u64,
-    /// Time without a status or tensor work, ms.
-    pub stall_ms: u64,
-    /// Device memory of one job's tensors, MiB.
-    pub device_mib: u64,
-    /// Device memory and bytes of the assets, MiB.
-    pub assets_mib: u64,
-    /// Outputs and partials of one job, MiB.
-    pub output_mib: u64,
-    /// Events that one job may report.
-    pub events: u64,
-    /// Log of one job, KiB.
-    pub log_kib: u64,
-}
-
-impl Default for Limits {
-    fn default() -> Self {
-        Self {
-            memory_mib: 256,
-            wall_ms: 60_000,
-            stall_ms: 30_000,
-            device_mib: 1024,
-            assets_mib: 1024,
-            output_mib: 64,
-            events: 100_000,
-            log_kib: 256,
-        }
-    }
-}
-
-impl Limits {
-    /// The smaller of each.
-    pub fn capped(&self, cap: &Self) -> Self {
-        Self {
-            memory_mib: self.memory_mib.min(cap.memory_mib),
-            wall_ms: self.wall_ms.min(cap.wall_ms),
-            stall_ms: self.stall_ms.min(cap.stall_ms),
-            device_mib: self.device_mib.min(cap.device_mib),
-            assets_mib: self.assets_mib.min(cap.assets_mib),
-            output_mib: self.output_mib.min(cap.output_mib),
-            events: self.events.min(cap.events),
-            log_kib: self.log_kib.min(cap.log_kib),
-        }
-    }
-
-    /// Wall time of one call.
-    pub fn wall(&self) -> Duration {
-        Duration::from_millis(self.wall_ms)
-    }
-
-    /// Longest silence.
-    pub fn stall(&self) -> Duration {
-        Duration::from_millis(self.stall_ms)
-    }
-}
-
-/// MiB in bytes, without overflow.
-pub fn mib(n: u64) -> u64 {
-    n.saturating_mul(1 << 20)
 }
 
 /// How many jobs one call may get.
@@ -233,9 +166,11 @@ impl Manifest {
     pub fn parse(text: &str, path: &str) -> Result<Self, ManifestError> {
         let manifest: Self = toml::from_str(text)
             .map_err(|source| ManifestError::Parse { path: path.to_owned(), source: Box::new(source) })?;
-        manifest
-            .check()
-            .map_err(|(key, problem)| ManifestError::Invalid { path: path.to_owned(), key, problem })?;
+        manifest.check().map_err(|(key, problem)| ManifestError::Invalid {
+            path: path.to_owned(),
+            key,
+            problem,
+        })?;
         Ok(manifest)
     }
 
@@ -248,7 +183,8 @@ impl Manifest {
         let parts: Vec<&str> = self.version.splitn(3, '.').collect();
         let numeric = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit());
         let patch = parts.get(2).map(|p| p.split(['-', '+']).next().unwrap_or_default());
-        if !(parts.iter().take(2).filter(|p| numeric(p)).count() == 2 && patch.as_ref().is_some_and(numeric)) {
+        if !(parts.iter().take(2).filter(|p| numeric(p)).count() == 2 && patch.as_ref().is_some_and(numeric))
+        {
             return bad("version", format!("{:?}: use a semantic version such as 1.2.3", self.version));
         }
         if self.models.is_empty() {
@@ -265,9 +201,14 @@ impl Manifest {
                 return bad(key, format!("{path:?}: use a path inside the plugin's folder"));
             }
         }
-        for (key, digest) in self.sha256.iter().map(|d| ("sha256", d)).chain(self.files.iter().map(|f| ("files.sha256", &f.sha256)))
+        for (key, digest) in self
+            .sha256
+            .iter()
+            .map(|d| ("sha256", d))
+            .chain(self.files.iter().map(|f| ("files.sha256", &f.sha256)))
         {
-            if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            if digest.len() != 64 || !digest.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
+            {
                 return bad(key, format!("{digest:?}: use 64 lower-case hexadecimal digits"));
             }
         }
@@ -278,10 +219,23 @@ impl Manifest {
                     return bad(key, format!("{:?}: names must be unique and not empty", tensor.name));
                 }
                 if !DATATYPES.contains(&tensor.datatype.as_str()) {
-                    return bad(key, format!("{:?}: data type {:?} is none of {DATATYPES:?}", tensor.name, tensor.datatype));
+                    return bad(
+                        key,
+                        format!(
+                            "{:?}: data type {:?} is none of {DATATYPES:?}",
+                            tensor.name, tensor.datatype
+                        ),
+                    );
                 }
-                if tensor.shape.len() > 8 || tensor.shape.iter().any(|d| *d < -1 || *d > i64::from(u32::MAX)) {
-                    return bad(key, format!("{:?}: shape {:?}: use at most 8 dimensions, -1 for any size", tensor.name, tensor.shape));
+                if tensor.shape.len() > 8 || tensor.shape.iter().any(|d| *d < -1 || *d > i64::from(u32::MAX))
+                {
+                    return bad(
+                        key,
+                        format!(
+                            "{:?}: shape {:?}: use at most 8 dimensions, -1 for any size",
+                            tensor.name, tensor.shape
+                        ),
+                    );
                 }
             }
         }
@@ -310,7 +264,9 @@ pub fn check_model(model: &str) -> Result<(), String> {
         && !model.ends_with('.')
         && !model.contains("..");
     if !fits {
-        return Err(format!("{model:?}: use 1 to 128 letters, digits and '-_.:@', no dot at the ends or twice"));
+        return Err(format!(
+            "{model:?}: use 1 to 128 letters, digits and '-_.:@', no dot at the ends or twice"
+        ));
     }
     if [".urgent", ".bulk"].iter().any(|c| model.ends_with(c)) {
         return Err(format!("{model:?}: must not end in a priority class (.urgent, .bulk)"));
@@ -341,7 +297,8 @@ mod tests {
             ("[[inputs]]\nname = \"x\"\ndatatype = \"F32\"\nshape = [1]\n", "F32"),
             ("capabilities = [\"root\"]\n", "root"),
         ] {
-            let error = Manifest::parse(&format!("{GOOD}{extra}"), "p/plugin.toml").expect_err(extra).to_string();
+            let error =
+                Manifest::parse(&format!("{GOOD}{extra}"), "p/plugin.toml").expect_err(extra).to_string();
             assert!(error.contains(expect) && error.contains("p/plugin.toml"), "{extra}: {error}");
         }
         for (from, to, expect) in [

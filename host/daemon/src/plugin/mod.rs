@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock};
 
-use crate::artifacts::sha256_hex;
+use crate::config::Limits;
+use crate::digest::sha256_hex;
 use crate::job::Identity;
 use crate::sandbox::{Guest, Sandbox, SandboxError};
-use manifest::{Limits, Manifest, ManifestError};
+use manifest::{Manifest, ManifestError};
 
 /// The largest component that is read.
 const MAX_COMPONENT: u64 = 512 << 20;
@@ -42,7 +43,9 @@ pub enum LoadError {
         source: std::io::Error,
     },
     /// A file that is not what the manifest says.
-    #[error("{path}: sha256 is {found}, the manifest says {expected}: the file was changed, or is another version")]
+    #[error(
+        "{path}: sha256 is {found}, the manifest says {expected}: the file was changed, or is another version"
+    )]
     Digest {
         /// Which file.
         path: String,
@@ -160,7 +163,13 @@ pub async fn load(folder: &Path, sandbox: &Arc<Sandbox>, cap: &Limits) -> Result
     })?;
     let guest = sandbox.prepare(Arc::clone(&name), compiled, limits.clone(), package.folder).await?;
     let digest: Arc<str> = format!("sha256:{}", package.sha256).into();
-    Ok(Plugin { manifest: package.manifest, identity: Identity { plugin: name, digest }, limits, guest, version })
+    Ok(Plugin {
+        manifest: package.manifest,
+        identity: Identity { plugin: name, digest },
+        limits,
+        guest,
+        version,
+    })
 }
 
 /// The plugins in service, by model.
@@ -179,7 +188,9 @@ impl Plugins {
             serving.push(Arc::clone(&plugin));
             // Newest first; of equal versions the name decides, so that the order never depends on
             // the order of loading.
-            serving.sort_by(|a, b| b.version.cmp(&a.version).then_with(|| a.manifest.name.cmp(&b.manifest.name)));
+            serving.sort_by(|a, b| {
+                b.version.cmp(&a.version).then_with(|| a.manifest.name.cmp(&b.manifest.name))
+            });
         }
     }
 

@@ -4,9 +4,9 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use warren_tensor::{Budget, TensorId, Value};
 use wasmtime::Result;
 use wasmtime::component::Resource;
-use warren_tensor::{Budget, TensorId, Value};
 
 use super::TensorHandle;
 use super::bindings::warren::plugin::assets::{Error, Host};

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
+use warren_tensor::{DataType, TensorId};
 use wasmtime::Result;
 use wasmtime::component::Resource;
-use warren_tensor::{DataType, TensorId};
 
 use super::bindings::warren::plugin::jobs::{Control, Host, HostJob, InputDescriptor, InputType};
 use super::bindings::warren::plugin::types::{ByteStrings, Host as TypesHost, Parameter, Value};
@@ -13,8 +13,8 @@ use super::guest_log::clean;
 use super::state::{RunningJob, State, Stop, value_bytes};
 use super::tensors::{wit_data_type, work};
 use super::{JobHandle, TensorHandle};
+use crate::config::mib;
 use crate::job::{self, Code, Data, Datatype, Failure, Named, Progress};
-use crate::plugin::manifest::mib;
 
 /// The longest stage and message of a status that are kept.
 const MAX_STAGE: usize = 64;
@@ -224,8 +224,12 @@ impl HostJob for State {
         if running.events > most || running.emitted > bytes {
             return Err(trap(Failure::new(
                 Code::OutputLimit,
-                format!("{} events with {} bytes of partials: limits.events is {most}, limits.output_mib is {}",
-                    running.events, running.emitted, bytes >> 20),
+                format!(
+                    "{} events with {} bytes of partials: limits.events is {most}, limits.output_mib is {}",
+                    running.events,
+                    running.emitted,
+                    bytes >> 20
+                ),
             )));
         }
         (running.sink)(Progress::Partial(named));

@@ -16,17 +16,17 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use warren_tensor::{Budget, Engine as TensorEngine, Session};
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline};
-use warren_tensor::{Budget, Engine as TensorEngine, Session};
 
 pub use assets::Assets;
 pub use outcome::Refusal;
 pub use state::ProgressSink;
 pub use watch::{TICK, Watch};
 
+use crate::config::{Limits, mib};
 use crate::job::{Code, Failure, Job, Named, Outputs, Parameter};
-use crate::plugin::manifest::{Limits, mib};
 use assets::AssetsDraft;
 use bindings::PluginPre;
 use guest_log::GuestLog;
@@ -194,11 +194,10 @@ impl Sandbox {
     /// Compiles a component and checks it against the world. Takes as long as the component is
     /// large: call it where blocking is allowed. `name` is for errors.
     pub fn compile(&self, name: &str, bytes: &[u8]) -> Result<Compiled, SandboxError> {
-        let component = Component::from_binary(&self.engine, bytes).map_err(|e| SandboxError::Compile {
-            component: name.to_owned(),
-            reason: format!("{e:#}"),
-        })?;
-        let world = |e: wasmtime::Error| SandboxError::World { component: name.to_owned(), reason: format!("{e:#}") };
+        let component = Component::from_binary(&self.engine, bytes)
+            .map_err(|e| SandboxError::Compile { component: name.to_owned(), reason: format!("{e:#}") })?;
+        let world =
+            |e: wasmtime::Error| SandboxError::World { component: name.to_owned(), reason: format!("{e:#}") };
         let pre = self.linker.instantiate_pre(&component).map_err(world)?;
         Ok(Compiled { pre: PluginPre::new(pre).map_err(world)? })
     }
@@ -208,10 +207,8 @@ impl Sandbox {
     /// # Errors
     /// [`SandboxError::Compile`].
     pub fn interfaces(&self, name: &str, bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), SandboxError> {
-        let component = Component::from_binary(&self.engine, bytes).map_err(|e| SandboxError::Compile {
-            component: name.to_owned(),
-            reason: format!("{e:#}"),
-        })?;
+        let component = Component::from_binary(&self.engine, bytes)
+            .map_err(|e| SandboxError::Compile { component: name.to_owned(), reason: format!("{e:#}") })?;
         let kind = component.component_type();
         let imports = kind.imports(&self.engine).map(|(n, _)| n.to_owned()).collect();
         let exports = kind.exports(&self.engine).map(|(n, _)| n.to_owned()).collect();
@@ -329,7 +326,8 @@ impl Sandbox {
         let budget = Budget::new(mib(guest.limits.device_mib).saturating_mul(count as u64));
         let (mut store, guard) = self.store(guest, jobs, deadline, budget);
         started(&guard.watch);
-        let handles = (0..count).map(|i| Resource::new_own(u32::try_from(i).unwrap_or(u32::MAX))).collect::<Vec<_>>();
+        let handles =
+            (0..count).map(|i| Resource::new_own(u32::try_from(i).unwrap_or(u32::MAX))).collect::<Vec<_>>();
         let called = {
             let call = async {
                 let plugin = guest.compiled.pre.instantiate_async(&mut store).await?;

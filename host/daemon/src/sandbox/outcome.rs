@@ -26,9 +26,9 @@ pub fn refusal(state: &State, failure: GuestFailure) -> Refusal {
         (GuestFailure::Invalid(text), _) => {
             Refusal::Final(Failure::new(Code::InvalidInput, clean(&text, MAX_TEXT)))
         }
-        (GuestFailure::Retry(text) | GuestFailure::Failed(text), Some((code, denied))) => {
-            Refusal::Final(Failure::new(code, format!("{denied}; the plugin says: {}", clean(&text, MAX_TEXT))))
-        }
+        (GuestFailure::Retry(text) | GuestFailure::Failed(text), Some((code, denied))) => Refusal::Final(
+            Failure::new(code, format!("{denied}; the plugin says: {}", clean(&text, MAX_TEXT))),
+        ),
         (GuestFailure::Retry(text), None) => Refusal::Retry(clean(&text, MAX_TEXT)),
         (GuestFailure::Failed(text), None) => {
             Refusal::Final(Failure::new(Code::PluginFailed, clean(&text, MAX_TEXT)))

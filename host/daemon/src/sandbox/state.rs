@@ -4,16 +4,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use warren_tensor::{Session, Value};
 use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Result};
 use wasmtime_wasi::WasiCtx;
-use warren_tensor::{Session, Value};
 
 use super::assets::{Assets, AssetsDraft};
 use super::guest_log::GuestLog;
 use super::watch::Watch;
+use crate::config::{Limits, mib};
 use crate::job::{Failure, Job, Progress};
-use crate::plugin::manifest::{Limits, mib};
 
 /// Where the progress of one job goes. Called on the guest's thread; must not block.
 pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
@@ -119,7 +119,8 @@ impl ResourceLimiter for Limiter {
 
     fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
         if desired > TABLE_ELEMENTS {
-            self.denied = Some(format!("{desired} table elements asked for: at most {TABLE_ELEMENTS} are allowed"));
+            self.denied =
+                Some(format!("{desired} table elements asked for: at most {TABLE_ELEMENTS} are allowed"));
             return Ok(false);
         }
         Ok(true)

@@ -1,11 +1,11 @@
 //! The tensors interface: every operation checks and records; reading runs the graph.
 
+use warren_tensor::{
+    Binary, Compare, Conv2d, DataType, Dims, ErrorKind, FilterLayout, InputLayout, Logical, Op, PaddingMode,
+    Reduction, Session, TensorId, Unary,
+};
 use wasmtime::Result;
 use wasmtime::component::Resource;
-use warren_tensor::{
-    Binary, Compare, Conv2d, DataType, Dims, ErrorKind, FilterLayout, InputLayout, Logical, Op, PaddingMode, Reduction, Session, TensorId,
-    Unary,
-};
 
 use super::TensorHandle;
 use super::bindings::warren::plugin::tensors as wit;
@@ -280,7 +280,13 @@ impl wit::Host for State {
         record(self, Op::Expand { shape }, &[id(&input)])
     }
 
-    fn slice(&mut self, input: Handle, starts: Vec<u32>, sizes: Vec<u32>, strides: Option<Vec<u32>>) -> Answer {
+    fn slice(
+        &mut self,
+        input: Handle,
+        starts: Vec<u32>,
+        sizes: Vec<u32>,
+        strides: Option<Vec<u32>>,
+    ) -> Answer {
         let (starts, sizes) = (dims!("slice", starts), dims!("slice", sizes));
         let strides = optional_dims!("slice", strides);
         record(self, Op::Slice { starts, sizes, strides }, &[id(&input)])

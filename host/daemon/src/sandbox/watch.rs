@@ -84,9 +84,7 @@ impl Watch {
 
     /// Milliseconds until the deadline of the jobs.
     pub fn deadline_left(&self) -> Option<u64> {
-        self.clocks
-            .deadline
-            .map(|d| u64::try_from(crate::job::time_left(d).as_millis()).unwrap_or(u64::MAX))
+        self.clocks.deadline.map(|d| u64::try_from(crate::job::time_left(d).as_millis()).unwrap_or(u64::MAX))
     }
 
     fn tick(&self, now: Instant) {
@@ -94,7 +92,11 @@ impl Watch {
         if ran >= self.clocks.wall {
             self.stop(Failure::new(
                 Code::TimeLimit,
-                format!("stopped after {} ms: limits.wall_ms is {}", ran.as_millis(), self.clocks.wall.as_millis()),
+                format!(
+                    "stopped after {} ms: limits.wall_ms is {}",
+                    ran.as_millis(),
+                    self.clocks.wall.as_millis()
+                ),
             ));
         } else if self.clocks.deadline.is_some_and(|d| SystemTime::now() >= d) {
             self.stop(Failure::new(Code::Expired, "the job's deadline passed while it ran"));
@@ -155,7 +157,8 @@ impl Ticker {
                 std::thread::sleep(TICK);
                 let Some(running) = weak.upgrade() else { return };
                 let instant = Instant::now();
-                let ms = u64::try_from(instant.saturating_duration_since(start).as_millis()).unwrap_or(u64::MAX);
+                let ms =
+                    u64::try_from(instant.saturating_duration_since(start).as_millis()).unwrap_or(u64::MAX);
                 clock.store(ms, Ordering::Relaxed);
                 every_tick();
                 for watch in running.lock().unwrap_or_else(PoisonError::into_inner).watches.values() {

@@ -141,7 +141,8 @@ fn read_strings(body: &Bytes, text: &str, shape: &[u64], count: u64) -> Result<D
             return Err(format!("{} is not a string", clip(token, 40)));
         };
         out.push(if inner.contains('\\') {
-            let value: String = serde_json::from_str(token).map_err(|e| format!("not a valid string: {e}"))?;
+            let value: String =
+                serde_json::from_str(token).map_err(|e| format!("not a valid string: {e}"))?;
             Bytes::from(value)
         } else {
             body.slice_ref(inner.as_bytes())
@@ -168,7 +169,9 @@ fn read(
     let nested = bytes.get(at) == Some(&b'[');
     if nested && shape.len() < 2 {
         let (rank, shape) = (shape.len(), shape_text(shape));
-        return Err(Wrong::whole(format!("arrays within the array, and shape {shape} has {rank} dimensions")));
+        return Err(Wrong::whole(format!(
+            "arrays within the array, and shape {shape} has {rank} dimensions"
+        )));
     }
     let depth = if nested { shape.len() } else { 1 };
     let lengths: &[u64] = if nested { shape } else { std::slice::from_ref(&count) };
@@ -228,7 +231,8 @@ fn read(
                 let end = token_end(bytes, at);
                 let token = &text[at..end];
                 if seen.len() != depth {
-                    let detail = format!("{} stands where shape {} has an array", clip(token, 40), shape_text(shape));
+                    let detail =
+                        format!("{} stands where shape {} has an array", clip(token, 40), shape_text(shape));
                     return Err(here(&seen, detail));
                 }
                 if seen[level] == lengths[level] {
@@ -299,7 +303,10 @@ pub(super) fn from_binary(raw: Bytes, datatype: Datatype, shape: &[u64], count: 
     if datatype == Datatype::Bool
         && let Some(at) = raw.iter().position(|b| *b > 1)
     {
-        return Err(Wrong::whole(format!("byte {at} of BOOL data is {}, and only 0 and 1 are allowed", raw[at])));
+        return Err(Wrong::whole(format!(
+            "byte {at} of BOOL data is {}, and only 0 and 1 are allowed",
+            raw[at]
+        )));
     }
     Ok(Data::Raw(raw))
 }
@@ -310,7 +317,10 @@ fn from_binary_strings(raw: &Bytes, shape: &[u64], count: u64) -> Result<Data, W
     let mut at = 0usize;
     while at < raw.len() {
         if out.len() as u64 == count {
-            return Err(Wrong::whole(format!("more elements than the {count} of shape {}", shape_text(shape))));
+            return Err(Wrong::whole(format!(
+                "more elements than the {count} of shape {}",
+                shape_text(shape)
+            )));
         }
         let start = at + 4;
         let Some(length) = raw.get(at..start).and_then(|b| b.try_into().ok()).map(u32::from_le_bytes) else {
@@ -328,7 +338,11 @@ fn from_binary_strings(raw: &Bytes, shape: &[u64], count: u64) -> Result<Data, W
         at = end;
     }
     if out.len() as u64 != count {
-        return Err(Wrong::whole(format!("{} elements, and shape {} has {count}", out.len(), shape_text(shape))));
+        return Err(Wrong::whole(format!(
+            "{} elements, and shape {} has {count}",
+            out.len(),
+            shape_text(shape)
+        )));
     }
     Ok(Data::Strings(out))
 }

@@ -10,8 +10,8 @@ use serde_json::value::RawValue;
 
 use super::error::{clip, shape_text};
 use super::{
-    BINARY_DATA_SIZE, DATAREF, Data, Datatype, DecodeError, InferRequest, InferResponse, MAX_NAME, MAX_TENSORS,
-    Parameter, Parameters, RequestedOutput, Tensor, data, elements,
+    BINARY_DATA_SIZE, DATAREF, Data, Datatype, DecodeError, InferRequest, InferResponse, MAX_NAME,
+    MAX_TENSORS, Parameter, Parameters, RequestedOutput, Tensor, data, elements,
 };
 
 /// Everything that a request or a response may hold. Keys that neither has are ignored.
@@ -102,7 +102,8 @@ impl<'de> Deserialize<'de> for Datatype {
             }
 
             fn visit_str<E: de::Error>(self, name: &str) -> Result<Datatype, E> {
-                Datatype::from_name(name).ok_or_else(|| E::invalid_value(de::Unexpected::Str(&clip(name, 40)), &self))
+                Datatype::from_name(name)
+                    .ok_or_else(|| E::invalid_value(de::Unexpected::Str(&clip(name, 40)), &self))
             }
         }
         deserializer.deserialize_str(Visitor)
@@ -208,11 +209,18 @@ fn parse<'a>(
         detail: format!("byte {} is not UTF-8", e.valid_up_to()),
         hint: hint(content_type, header_length),
     })?;
-    serde_json::from_str(text).map(|Object(envelope)| envelope).map_err(|error| explain(text, &error, content_type, header_length))
+    serde_json::from_str(text)
+        .map(|Object(envelope)| envelope)
+        .map_err(|error| explain(text, &error, content_type, header_length))
 }
 
 /// Says where parsing failed. It costs a second parse, which only a bad body pays.
-fn explain(text: &str, error: &serde_json::Error, content_type: Option<&str>, header_length: Option<u64>) -> DecodeError {
+fn explain(
+    text: &str,
+    error: &serde_json::Error,
+    content_type: Option<&str>,
+    header_length: Option<u64>,
+) -> DecodeError {
     if !error.is_data() {
         return DecodeError::NotJson {
             detail: clip(&error.to_string(), 300),
@@ -310,7 +318,13 @@ fn tensor(
     let shape = entry.shape.ok_or_else(|| wrong("shape", &[], "is missing".to_owned()))?;
     let count = elements(&shape)
         .filter(|n| n.checked_mul(datatype.size().unwrap_or(1) as u64).is_some())
-        .ok_or_else(|| wrong("shape", &[], format!("{datatype} of shape {} has more than 2^64 bytes", shape_text(&shape))))?;
+        .ok_or_else(|| {
+            wrong(
+                "shape",
+                &[],
+                format!("{datatype} of shape {} has more than 2^64 bytes", shape_text(&shape)),
+            )
+        })?;
     let mut parameters = entry.parameters.unwrap_or_default();
     let binary_size = match parameters.remove(BINARY_DATA_SIZE) {
         None => None,

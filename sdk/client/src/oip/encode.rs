@@ -310,8 +310,12 @@ fn check(tensor: &Tensor) -> Result<(), EncodeError> {
             }
             match count {
                 Some(expected) if expected == elements.len() as u64 => Ok(()),
-                Some(expected) => Err(shape(format!("{expected} elements"), format!("{} elements", elements.len()))),
-                None => Err(shape("more than 2^64 elements".to_owned(), format!("{} elements", elements.len()))),
+                Some(expected) => {
+                    Err(shape(format!("{expected} elements"), format!("{} elements", elements.len())))
+                }
+                None => {
+                    Err(shape("more than 2^64 elements".to_owned(), format!("{} elements", elements.len())))
+                }
             }
         }
         (Data::Raw(_), None) => Err(shape("byte strings".to_owned(), "raw numbers".to_owned())),

@@ -199,9 +199,9 @@ impl Visitor<'_> for ParameterVisitor {
     }
 
     fn visit_u64<E: de::Error>(self, value: u64) -> Result<Parameter, E> {
-        i64::try_from(value)
-            .map(Parameter::Int)
-            .map_err(|_| E::custom(format_args!("{value} is above {}, the largest integer parameter", i64::MAX)))
+        i64::try_from(value).map(Parameter::Int).map_err(|_| {
+            E::custom(format_args!("{value} is above {}, the largest integer parameter", i64::MAX))
+        })
     }
 
     fn visit_f64<E: de::Error>(self, value: f64) -> Result<Parameter, E> {

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use warren_sdk::bindings::warren::plugin::types::{ByteStrings, Value};
+use warren_sdk::bindings::warren::plugin::types::{ByteStrings, Parameter, Value};
 use warren_sdk::prelude::*;
 
 struct Hostile;
@@ -20,6 +20,29 @@ fn recurse(depth: u64) -> u64 {
 }
 
 impl Plugin for Hostile {
+    /// As the file `prepare` in the plugin's folder says; without one, quietly.
+    fn prepare() -> Result<(), Failure> {
+        let mode = std::fs::read_to_string("/plugin/prepare").unwrap_or_default();
+        match mode.as_str() {
+            "trap" => panic!("prepare panics"),
+            "loop" => spin(),
+            "invalid" => Err(Failure::invalid("prepare says invalid")),
+            "failed" => Err(Failure::failed("the weights are missing")),
+            "retry" => Err(Failure::retry("prepare says retry")),
+            "allocate" => loop {
+                std::hint::black_box(vec![1u8; 1 << 20].leak());
+            },
+            "assets" => {
+                let mut n = 0;
+                loop {
+                    assets::put_bytes(&n.to_string(), &[0; 1 << 20]).map_err(Failure::failed)?;
+                    n += 1;
+                }
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn infer(job: &Job) -> Result<Outputs, Failure> {
         let mode: String = job.parameter("mode")?.unwrap_or_default();
         let number: i64 = job.parameter("number")?.unwrap_or(0);
@@ -52,7 +75,9 @@ impl Plugin for Hostile {
                 }
                 Ok(done)
             }
-            "output-bomb" => Ok(Outputs::new().bytes("bomb", vec![0; number as usize], "application/octet-stream")),
+            "output-bomb" => {
+                Ok(Outputs::new().bytes("bomb", vec![0; number as usize], "application/octet-stream"))
+            }
             "lying-shape" => {
                 let value = Value::Bytes(ByteStrings { shape: vec![7], elements: vec![vec![1]] });
                 Ok(Outputs::new().value("lie", value))
@@ -98,7 +123,9 @@ impl Plugin for Hostile {
             // What a guest must not see: the listing of what it does.
             "look" => {
                 let mut seen = Vec::new();
-                for path in ["/", "/etc/passwd", "/plugin/../..", "/scratch/../plugin", "/proc/self/environ", "."] {
+                for path in
+                    ["/", "/etc/passwd", "/plugin/../..", "/scratch/../plugin", "/proc/self/environ", "."]
+                {
                     if let Ok(entries) = std::fs::read_dir(path) {
                         let names = entries.flatten().map(|e| e.file_name().to_string_lossy().into_owned());
                         seen.push(format!("{path}: {}", names.collect::<Vec<_>>().join(" ")));
@@ -145,6 +172,69 @@ impl Plugin for Hostile {
                 Ok(Outputs::new()
                     .text("nanoseconds", nanoseconds.to_string())
                     .text("value", sum.first().copied().unwrap_or_default().to_string()))
+            }
+            "exit" => std::process::exit(0),
+            // Data that breaks the rules by which it is read out of the guest's memory.
+            "bad-text" => {
+                // SAFETY: none; that is the point. The name is never looked at in here.
+                let name = unsafe { String::from_utf8_unchecked(vec![0xff, 0xfe]) };
+                Ok(Outputs::new().text(&name, "x"))
+            }
+            "wild-pointer" => {
+                // SAFETY: none; the list is never looked at in here, and never freed.
+                let bytes = unsafe { Vec::from_raw_parts(std::ptr::without_provenance_mut(1 << 30), 1 << 20, 1 << 20) };
+                Ok(Outputs::new().bytes("wild", bytes, "application/octet-stream"))
+            }
+            // The same bytes over and over: little in here, much out there.
+            "amplify" => {
+                let mut outputs = Outputs::new();
+                let mut piece = vec![7u8; 16 << 20];
+                for n in 0..64 {
+                    // SAFETY: the pieces share their bytes, and the guest is thrown away before any is freed.
+                    let alias = unsafe { Vec::from_raw_parts(piece.as_mut_ptr(), piece.len(), piece.len()) };
+                    outputs = outputs.bytes(&n.to_string(), alias, "application/octet-stream");
+                }
+                std::mem::forget(piece);
+                Ok(outputs)
+            }
+            "many-outputs" => {
+                Ok((0..number).fold(Outputs::new(), |outputs, n| outputs.text(&n.to_string(), "")))
+            }
+            "many-parameters" => Ok((0..number).fold(Outputs::new(), |outputs, n| {
+                outputs.parameter(&n.to_string(), Parameter::Boolean(true))
+            })),
+            "twin-parameters" => Ok(Outputs::new()
+                .parameter("twin", Parameter::Boolean(true))
+                .parameter("twin", Parameter::Boolean(false))),
+            "nan-parameter" => Ok(Outputs::new().parameter("nan", Parameter::Float64(f64::NAN))),
+            "long-name" => Ok(Outputs::new().text(&"n".repeat(300), "x")),
+            "long-parameter" => Ok(Outputs::new().parameter(&"n".repeat(300), Parameter::Boolean(true))),
+            "large-parameter" => {
+                Ok(Outputs::new().parameter("text", Parameter::Text("t".repeat(number as usize))))
+            }
+            "long-content-type" => Ok(Outputs::new().bytes("x", "y", &"t".repeat(number as usize))),
+            "deep-shape" => {
+                let value = Value::Bytes(ByteStrings { shape: vec![1; number as usize], elements: vec![vec![1]] });
+                Ok(Outputs::new().value("deep", value))
+            }
+            // Runs out of device memory, and says that someone else is at fault.
+            "device-excuse" => match Tensor::fill(DataType::Float32, &[1 << 14, 1 << 14], 1.0)?.bytes() {
+                Ok(_) => Ok(done),
+                Err(error) => Err(Failure::retry(error)),
+            },
+            // Goes on for ever, and says so.
+            "chatter" => loop {
+                job.report("chattering", f32::NAN, "");
+                std::thread::sleep(Duration::from_millis(20));
+            },
+            "thread" => {
+                std::thread::spawn(|| ());
+                Ok(done)
+            }
+            "long-failure" => Err(Failure::failed(format!("\u{1b}[31m{}", "f".repeat(number as usize)))),
+            "status-text" => {
+                job.report(&format!("\u{1b}[2J{}", "s".repeat(1000)), 7.0, &"m".repeat(100_000));
+                Ok(done)
             }
             other => Err(Failure::invalid(format!("no mode {other:?}"))),
         }

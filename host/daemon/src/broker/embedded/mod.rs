@@ -22,7 +22,8 @@ use tokio::time::Instant;
 
 use self::state::State;
 use super::{
-    BoxFuture, Broker, BrokerError, Confirm, Consumer, ExchangeKind, Message, QueueDepth, QueueSpec, Settle, Tag,
+    BoxFuture, Broker, BrokerError, Confirm, Consumer, ExchangeKind, Message, QueueDepth, QueueSpec, Settle,
+    Tag,
 };
 
 /// A connection to an in-memory broker. Dropping it cancels its consumers and deletes its exclusive
@@ -116,7 +117,11 @@ impl Drop for Subscription {
 }
 
 impl Broker for Embedded {
-    fn declare_exchange<'a>(&'a self, name: &'a str, kind: ExchangeKind) -> BoxFuture<'a, Result<(), BrokerError>> {
+    fn declare_exchange<'a>(
+        &'a self,
+        name: &'a str,
+        kind: ExchangeKind,
+    ) -> BoxFuture<'a, Result<(), BrokerError>> {
         Box::pin(async move { self.shared.lock().declare_exchange(name, kind) })
     }
 

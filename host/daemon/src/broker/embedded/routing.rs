@@ -30,7 +30,9 @@ impl Exchange {
                     self.patterns.push((key.to_owned(), Arc::clone(queue)));
                 }
             }
-            ExchangeKind::Topic | ExchangeKind::Direct => add(self.exact.entry(key.to_owned()).or_default(), queue),
+            ExchangeKind::Topic | ExchangeKind::Direct => {
+                add(self.exact.entry(key.to_owned()).or_default(), queue)
+            }
         }
     }
 

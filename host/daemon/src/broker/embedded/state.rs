@@ -11,7 +11,8 @@ use tokio::time::Instant;
 
 use super::routing::Exchange;
 use crate::broker::{
-    BrokerError, Confirmation, Delivery, ExchangeKind, HeaderValue, Message, QueueDepth, QueueSpec, Settle, Tag,
+    BrokerError, Confirmation, Delivery, ExchangeKind, HeaderValue, Message, QueueDepth, QueueSpec, Settle,
+    Tag,
 };
 
 pub(super) struct State {
@@ -103,7 +104,11 @@ impl Queue {
 
     fn bury(&self, mut stored: Stored, reason: &'static str, dead: &mut VecDeque<Dead>) {
         let Some((exchange, routing_key)) = self.spec.dead_letter.clone() else {
-            tracing::debug!(queue = &*self.name, reason, "dropped a message: its queue has no dead-letter exchange");
+            tracing::debug!(
+                queue = &*self.name,
+                reason,
+                "dropped a message: its queue has no dead-letter exchange"
+            );
             return;
         };
         if reason == "expired" {
@@ -140,7 +145,9 @@ impl Queue {
             // at the very instant of its arrival.
             self.expire_head(|at| at < now, dead);
             let Some(id) = self.next_consumer(channels) else { return };
-            let (Some(channel), Some(stored)) = (channels.get_mut(&id), self.ready.pop_front()) else { return };
+            let (Some(channel), Some(stored)) = (channels.get_mut(&id), self.ready.pop_front()) else {
+                return;
+            };
             let number = channel.last_number + 1;
             let delivery = Delivery {
                 message: (*stored.message).clone(),
@@ -225,7 +232,13 @@ impl State {
         self.channels.retain(|_, channel| channel.queue != queue.name);
     }
 
-    pub fn bind(&mut self, queue: &str, exchange: &str, key: &str, connection: u64) -> Result<(), BrokerError> {
+    pub fn bind(
+        &mut self,
+        queue: &str,
+        exchange: &str,
+        key: &str,
+        connection: u64,
+    ) -> Result<(), BrokerError> {
         let queue = self.queues.get(queue).ok_or_else(|| not_found("queue", queue))?;
         queue.check_owner(connection)?;
         let exchange = self.exchanges.get_mut(exchange).ok_or_else(|| not_found("exchange", exchange))?;

@@ -118,7 +118,10 @@ async fn dead_letters_keep_the_first_cause() {
     let broker = Embedded::new();
     let to = |queue: &str| Some((String::new(), Some(queue.to_owned())));
     broker.declare_queue(&spec("end")).await.unwrap();
-    broker.declare_queue(&QueueSpec { delivery_limit: Some(0), dead_letter: to("end"), ..spec("b") }).await.unwrap();
+    broker
+        .declare_queue(&QueueSpec { delivery_limit: Some(0), dead_letter: to("end"), ..spec("b") })
+        .await
+        .unwrap();
     let message_ttl = Some(Duration::from_millis(20));
     broker.declare_queue(&QueueSpec { message_ttl, dead_letter: to("b"), ..spec("a") }).await.unwrap();
     broker.publish(message("a", "x"), true).await.unwrap();
@@ -223,7 +226,10 @@ async fn nothing_is_lost_under_concurrent_use() {
 async fn the_expiring_task_ends_with_the_broker() {
     let broker = Embedded::new();
     let shared = Arc::downgrade(&broker.shared);
-    broker.declare_queue(&QueueSpec { message_ttl: Some(Duration::from_secs(3600)), ..spec("q") }).await.unwrap();
+    broker
+        .declare_queue(&QueueSpec { message_ttl: Some(Duration::from_secs(3600)), ..spec("q") })
+        .await
+        .unwrap();
     broker.publish(message("q", "x"), true).await.unwrap();
     drop(broker);
     assert!(shared.upgrade().is_none());
