@@ -235,6 +235,8 @@ impl Config {
 }
 
 #[cfg(test)]
+// The error type of these closures is figment's.
+#[allow(clippy::result_large_err)]
 mod tests {
     use super::*;
 

@@ -13,6 +13,7 @@ use warren_tensor::{Engine as TensorEngine, EngineConfig};
 
 use crate::artifacts::{Artifacts, StoreError};
 use crate::broker::{Broker, BrokerError, Consumer, Delivery, Settle};
+use crate::cancel::{Cancels, InHand};
 use crate::config::Config;
 use crate::intake;
 use crate::job::{Code, Envelope, Failure, Job, Outputs};
@@ -77,6 +78,8 @@ struct Inner {
     counters: Counters,
     stopping: CancellationToken,
     running: TaskTracker,
+    consumers: TaskTracker,
+    cancels: Cancels,
 }
 
 /// A running host. Dropping it without [`Host::shutdown`] abandons its jobs, as a crash does.
@@ -129,6 +132,8 @@ impl Host {
                 counters: Counters::default(),
                 stopping: CancellationToken::new(),
                 running: TaskTracker::new(),
+                consumers: TaskTracker::new(),
+                cancels: Cancels::default(),
                 broker,
                 config,
             }),
@@ -143,7 +148,7 @@ impl Host {
     pub async fn load(&self, folder: &Path) -> Result<Arc<Plugin>, LoadError> {
         let plugin = plugin::load(folder, &self.inner.sandbox, &self.inner.config.limits).await?;
         let plugin = Arc::new(plugin);
-        self.inner.plugins.add(Arc::clone(&plugin));
+        self.inner.plugins.add(Arc::clone(&plugin))?;
         tracing::info!(plugin = %plugin.identity.plugin, digest = %plugin.identity.digest,
             models = ?plugin.manifest.models, assets = plugin.guest.assets().len(), "plugin loaded");
         Ok(plugin)
@@ -186,6 +191,8 @@ impl Host {
         topology::declare(broker, &self.inner.config).await?;
         let undone = broker.consume(topology::UNDONE, prefetch).await?;
         self.spawn_consumer(undone, Kind::Undone);
+        let control = topology::declare_control(broker).await?;
+        self.spawn_consumer(broker.consume(&control, prefetch).await?, Kind::Control);
         for model in self.inner.plugins.models() {
             for queue in topology::declare_model(broker, &model).await? {
                 let consumer = broker.consume(&queue, prefetch).await?;
@@ -215,13 +222,14 @@ impl Host {
 
     fn spawn_consumer(&self, consumer: Consumer, kind: Kind) {
         let inner = Arc::clone(&self.inner);
-        self.spawn(async move {
+        self.spawn(self.inner.consumers.track_future(async move {
             // Taken apart in here: the closure must own the subscription, not only what it reads.
             let Consumer { mut deliveries, subscription } = consumer;
             loop {
                 let delivery = tokio::select! {
-                    delivery = deliveries.recv() => delivery,
+                    biased;
                     () = inner.stopping.cancelled() => break,
+                    delivery = deliveries.recv() => delivery,
                 };
                 let Some(delivery) = delivery else { break };
                 inner.counters.taken.fetch_add(1, Ordering::Relaxed);
@@ -230,6 +238,7 @@ impl Host {
                     match kind {
                         Kind::Jobs => host.job(delivery).await,
                         Kind::Undone => host.undone(delivery).await,
+                        Kind::Control => host.control(&delivery),
                     }
                     host.counters.settled.fetch_add(1, Ordering::Relaxed);
                 });
@@ -242,7 +251,7 @@ impl Host {
             }
             inner.running.wait().await;
             drop(subscription);
-        });
+        }));
     }
 
     /// The plugins in service.
@@ -265,14 +274,15 @@ impl Host {
         &self.inner.counters
     }
 
-    /// Stops intake, lets running jobs finish within the config's drain time, and ends the threads.
-    /// True when every job had finished.
+    /// Stops intake, gives back what has not begun, lets running jobs finish within the config's
+    /// drain time, and ends the threads. True when every job had finished.
     pub async fn shutdown(mut self) -> bool {
         self.inner.stopping.cancel();
         self.inner.running.close();
+        self.inner.consumers.close();
+        // Each consumer waits for what runs, after its own last delivery.
         let drained =
-            tokio::time::timeout(self.inner.config.drain(), self.inner.running.wait()).await.is_ok();
-        self.inner.relays.flush();
+            tokio::time::timeout(self.inner.config.drain(), self.inner.consumers.wait()).await.is_ok();
         if let Some(runtime) = self.guests.take() {
             runtime.shutdown_background();
         }
@@ -294,6 +304,27 @@ impl Drop for Host {
 enum Kind {
     Jobs,
     Undone,
+    Control,
+}
+
+/// Why an attempt has no outputs.
+enum Unfinished {
+    /// It failed, or was refused.
+    Refused(Refusal),
+    /// The host is shutting down, and the attempt had no slot yet.
+    NotBegun,
+}
+
+impl From<Failure> for Unfinished {
+    fn from(failure: Failure) -> Self {
+        Self::Refused(Refusal::Final(failure))
+    }
+}
+
+impl From<Refusal> for Unfinished {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
 }
 
 impl Inner {
@@ -316,50 +347,53 @@ impl Inner {
         let settler = self.settler(plugin.manifest.retry.attempts);
         // Kept for settling: the job itself goes into the sandbox with its inputs.
         let shell = Job { inputs: Vec::new(), parameters: Vec::new(), ..job.clone() };
-        let end = match self.run(job, &plugin, &relay).await {
+        let entered = self.cancels.enter(&shell.envelope.id);
+        let end = match self.run(job, &plugin, &relay, &entered.job).await {
             Ok(outputs) => End::Done(outputs),
-            Err(Refusal::Final(failure)) => End::Failed(failure),
-            Err(Refusal::Retry(text)) => End::Retry(text),
+            Err(Unfinished::Refused(Refusal::Final(failure))) => End::Failed(failure),
+            Err(Unfinished::Refused(Refusal::Retry(text))) => End::Retry(text),
+            Err(Unfinished::NotBegun) => return settler.give_back(&delivery, &relay),
         };
         settler.end(&delivery, &shell, &relay, end).await;
     }
 
-    async fn run(&self, job: Job, plugin: &Plugin, relay: &Arc<Relay>) -> Result<Outputs, Refusal> {
+    async fn run(
+        &self,
+        job: Job,
+        plugin: &Plugin,
+        relay: &Arc<Relay>,
+        in_hand: &InHand,
+    ) -> Result<Outputs, Unfinished> {
         let (id, attempt) = (job.envelope.id.clone(), job.envelope.attempt);
         let requested = job.requested.clone();
-        intake::check(&plugin.manifest, &job).map_err(Refusal::Final)?;
-        intake::check_deadline(&job).map_err(Refusal::Final)?;
-        let job = intake::resolve(job, &self.artifacts, relay).await.map_err(Refusal::Final)?;
+        intake::check(&plugin.manifest, &job)?;
+        intake::check_deadline(&job)?;
+        let job = intake::resolve(job, &self.artifacts, relay).await?;
         let mut outputs = {
-            let _slot = self.schedule.slot().await.map_err(Refusal::Final)?;
-            intake::check_deadline(&job).map_err(Refusal::Final)?;
+            let _slot = tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return Err(Unfinished::NotBegun),
+                failure = in_hand.cancelled() => return Err(failure.into()),
+                slot = self.schedule.slot() => slot?,
+            };
+            intake::check_deadline(&job)?;
             let sink = Arc::clone(relay);
             let entry =
                 Entry { job: Arc::new(job), progress: Arc::new(move |progress| sink.progress(progress)) };
-            let mut results = self.sandbox.run(&plugin.guest, vec![entry], |_watch| {}).await;
+            let mut results = self.sandbox.run(&plugin.guest, vec![entry], |watch| in_hand.runs(watch)).await;
             results.pop().unwrap_or_else(|| {
                 Err(Refusal::Final(Failure::new(Code::HostError, "the sandbox answered nothing")))
             })?
         };
-        if !requested.is_empty() {
-            if let Some(name) = requested.iter().find(|r| outputs.outputs.iter().all(|o| o.name != **r)) {
-                let text = format!("output {name:?} was asked for and the plugin did not return it");
-                return Err(Refusal::Final(Failure::new(Code::BadResult, text)));
-            }
-            outputs.outputs.retain(|o| requested.contains(&o.name));
-        }
+        intake::select(&plugin.manifest, &requested, &mut outputs)?;
         if self.artifacts.stores(&plugin.manifest, &outputs) {
             let (artifacts, manifest) = (self.artifacts.clone(), plugin.manifest.clone());
             let stored = tokio::task::spawn_blocking(move || {
                 artifacts.store(&manifest, &id, attempt, &mut outputs).map(|()| outputs)
             });
-            outputs = match stored.await {
-                Ok(stored) => stored.map_err(Refusal::Final)?,
-                Err(error) => {
-                    let text = format!("storing artifacts: {error}");
-                    return Err(Refusal::Final(Failure::new(Code::HostError, text)));
-                }
-            };
+            outputs = stored
+                .await
+                .map_err(|error| Failure::new(Code::HostError, format!("storing artifacts: {error}")))??;
         }
         Ok(outputs)
     }
@@ -378,10 +412,24 @@ impl Inner {
         self.settler(1).end(delivery, &job, &relay, End::Failed(failure)).await;
     }
 
+    /// A cancellation, or something of a later version.
+    fn control(&self, delivery: &Delivery) {
+        let properties = &delivery.message.properties;
+        match (properties.kind.as_deref(), properties.correlation_id.as_deref()) {
+            (Some("cancel"), Some(id)) => self.cancels.cancel(id),
+            (kind, id) => tracing::warn!(
+                ?kind,
+                ?id,
+                "ignored a control message: use type \"cancel\" and correlation_id"
+            ),
+        }
+        self.broker.settle(delivery.tag, Settle::Ack);
+    }
+
     /// Tells the client of a job that left its queue undone.
     async fn undone(&self, delivery: Delivery) {
         let failure = wire::undone_failure(&delivery);
-        match wire::undone(&delivery) {
+        match wire::undone(&delivery, topology::DELIVERY_LIMIT) {
             Ok(envelope) => self.fail(&delivery, envelope, failure).await,
             Err(rejected) => self.fail(&delivery, rejected.envelope, rejected.failure).await,
         }

@@ -1,12 +1,13 @@
 //! From a decoded job to one that can run: inputs fit what the plugin's manifest says, references
-//! are resolved, the deadline has not passed. It waits; it never sheds.
+//! are resolved, the deadline has not passed. It waits; it never sheds. And what comes out fits what
+//! the request asked for.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 
 use crate::artifacts::Artifacts;
-use crate::job::{self, Code, Data, Datatype, Failure, Job, Named, Progress};
+use crate::job::{self, Code, Data, Datatype, Failure, Job, Named, Outputs, Progress};
 use crate::plugin::manifest::{Manifest, TensorMetadata};
 use crate::relay::Relay;
 
@@ -16,8 +17,8 @@ use crate::relay::Relay;
 /// `INVALID_INPUT` naming the input, what was expected and what came.
 pub fn check(manifest: &Manifest, job: &Job) -> Result<(), Failure> {
     let invalid = |text: String| Err(Failure::new(Code::InvalidInput, text));
+    let names = |list: &[TensorMetadata]| list.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
     if !manifest.inputs.is_empty() {
-        let names = |list: &[TensorMetadata]| list.iter().map(|t| t.name.clone()).collect::<Vec<_>>();
         for wanted in &manifest.inputs {
             match job.inputs.iter().find(|i| i.name == wanted.name) {
                 Some(input) => fits(wanted, input)?,
@@ -36,14 +37,11 @@ pub fn check(manifest: &Manifest, job: &Job) -> Result<(), Failure> {
                 names(&manifest.inputs)
             ));
         }
-        if !manifest.outputs.is_empty()
-            && let Some(name) = job.requested.iter().find(|r| manifest.outputs.iter().all(|o| o.name != **r))
-        {
-            return invalid(format!(
-                "output {name:?} is asked for: there are {:?}",
-                names(&manifest.outputs)
-            ));
-        }
+    }
+    if !manifest.outputs.is_empty()
+        && let Some(name) = job.requested.iter().find(|r| manifest.outputs.iter().all(|o| o.name != **r))
+    {
+        return invalid(format!("output {name:?} is asked for: there are {:?}", names(&manifest.outputs)));
     }
     Ok(())
 }
@@ -62,6 +60,27 @@ fn fits(wanted: &TensorMetadata, input: &Named) -> Result<(), Failure> {
             input.name, input.shape, wanted.shape
         ));
     }
+    Ok(())
+}
+
+/// Keeps the outputs that the request asks for; all of them when it names none.
+///
+/// # Errors
+/// For one that the plugin did not return: `BAD_RESULT` when its manifest promises it, else
+/// `INVALID_INPUT`, since only the request says that there is one.
+pub fn select(manifest: &Manifest, requested: &[String], outputs: &mut Outputs) -> Result<(), Failure> {
+    if requested.is_empty() {
+        return Ok(());
+    }
+    if let Some(name) = requested.iter().find(|r| outputs.outputs.iter().all(|o| o.name != **r)) {
+        let code = if manifest.outputs.is_empty() { Code::InvalidInput } else { Code::BadResult };
+        let have: Vec<&str> = outputs.outputs.iter().map(|o| o.name.as_str()).collect();
+        return Err(Failure::new(
+            code,
+            format!("output {name:?} is asked for: the plugin returned {have:?}"),
+        ));
+    }
+    outputs.outputs.retain(|o| requested.contains(&o.name));
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 pub mod artifacts;
 pub mod broker;
+pub mod cancel;
 pub mod config;
 pub mod digest;
 pub mod host;

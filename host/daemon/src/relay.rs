@@ -29,6 +29,8 @@ struct Inner {
     sequence: u32,
     last_status: Option<Instant>,
     held: Option<Progress>,
+    /// It is on the list of those with a held status: once, however often one is held.
+    listed: bool,
     stage: String,
     stages: u32,
     finished: bool,
@@ -38,7 +40,7 @@ struct Inner {
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     /// The reply address leads to no queue, or its queue refuses messages.
-    #[error("the reply address {address:?} takes no messages: its queue is gone or full")]
+    #[error("the reply address {address:?} takes no messages: its queue or exchange is gone, or it is full")]
     Unroutable {
         /// The address.
         address: String,
@@ -85,6 +87,7 @@ impl Relays {
                 sequence: 0,
                 last_status: None,
                 held: None,
+                listed: false,
                 stage: String::new(),
                 stages: 0,
                 finished: false,
@@ -101,7 +104,7 @@ impl Relays {
             due
         };
         for relay in due {
-            if !relay.flush(false) {
+            if !relay.flush_due() {
                 let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                 waiting.push(Arc::downgrade(&relay));
             }
@@ -110,6 +113,11 @@ impl Relays {
 }
 
 impl Relay {
+    /// Whether an event of this attempt has been published.
+    pub fn has_spoken(&self) -> bool {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner).sequence > 0
+    }
+
     /// Names the plugin that works on the job, from now on.
     pub fn identify(&self, identity: Identity) {
         self.inner.lock().unwrap_or_else(PoisonError::into_inner).identity = Some(identity);
@@ -146,7 +154,8 @@ impl Relay {
                     inner.stages += 1;
                 }
                 if soon && !entered {
-                    if inner.held.replace(progress).is_none() {
+                    inner.held = Some(progress);
+                    if !std::mem::replace(&mut inner.listed, true) {
                         drop(inner);
                         let mut waiting = self.shared.waiting.lock().unwrap_or_else(PoisonError::into_inner);
                         waiting.push(Arc::downgrade(self));
@@ -164,19 +173,26 @@ impl Relay {
         }
     }
 
-    /// Publishes the held status if it is time, or at once when `now`. True when none is held any more.
-    fn flush(&self, now: bool) -> bool {
+    /// Publishes the held status if it is time. True when none is held any more: then this relay is
+    /// off the list.
+    fn flush_due(&self) -> bool {
         let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
-        if !now && inner.last_status.is_some_and(|t| t.elapsed() < self.shared.interval) {
-            return inner.held.is_none() || inner.finished;
+        let soon = inner.last_status.is_some_and(|t| t.elapsed() < self.shared.interval);
+        if soon && inner.held.is_some() && !inner.finished {
+            return false;
         }
+        inner.listed = false;
+        self.publish_held(&mut inner);
+        true
+    }
+
+    fn publish_held(&self, inner: &mut Inner) {
         if let Some(held) = inner.held.take()
             && !inner.finished
         {
             inner.last_status = Some(Instant::now());
-            self.publish(&mut inner, &held);
+            self.publish(inner, &held);
         }
-        true
     }
 
     /// Publishes under the lock, so that sequence numbers and wire order agree. Progress is not
@@ -208,13 +224,13 @@ impl Relay {
     /// # Errors
     /// [`RelayError`]; after it nothing final has been accepted, and another final event may be sent.
     pub async fn finish(&self, last: Final<'_>) -> Result<(), RelayError> {
-        self.flush(true);
         let body = match &last {
             Final::Result(outputs) => EventBody::Result(outputs),
             Final::Error(failure) => EventBody::Error(failure),
         };
         let message = {
             let mut inner = self.inner.lock().unwrap_or_else(PoisonError::into_inner);
+            self.publish_held(&mut inner);
             inner.finished = true;
             wire::event(
                 &self.envelope,
@@ -231,13 +247,16 @@ impl Relay {
             !self.envelope.reply_to.as_deref().is_some_and(|r| r.starts_with(wire::DIRECT_REPLY_TO));
         let mut pause = PAUSE;
         for attempt in 1..=ATTEMPTS {
-            match self.shared.broker.publish(message.clone(), mandatory).await? {
-                Confirmation::Confirmed => return Ok(()),
-                Confirmation::Returned | Confirmation::Nacked if attempt < ATTEMPTS => {
+            match self.shared.broker.publish(message.clone(), mandatory).await {
+                Ok(Confirmation::Confirmed) => return Ok(()),
+                Ok(Confirmation::Returned | Confirmation::Nacked) if attempt < ATTEMPTS => {
                     tokio::time::sleep(pause).await;
                     pause *= 4;
                 }
-                Confirmation::Returned | Confirmation::Nacked => {}
+                Ok(Confirmation::Returned | Confirmation::Nacked) => {}
+                // The client named an exchange that there is not.
+                Err(BrokerError::NotFound { .. }) => break,
+                Err(error) => return Err(error.into()),
             }
         }
         let address = self.envelope.reply_to.clone().unwrap_or_else(|| self.shared.responses.clone());

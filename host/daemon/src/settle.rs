@@ -19,6 +19,10 @@ pub enum End {
     Retry(String),
 }
 
+/// Between an end that could not be published and the delivery's return: what refused it would
+/// refuse it again at once.
+const PAUSE: Duration = Duration::from_millis(250);
+
 /// What settling needs to know of the host.
 pub struct Settler<'a> {
     /// The broker.
@@ -30,16 +34,24 @@ pub struct Settler<'a> {
 }
 
 impl Settler<'_> {
-    /// Ends a job: events, retry or dead letter, then the acknowledgement. A broker that fails
-    /// meanwhile leaves the delivery unsettled: it is delivered again.
+    /// Ends a job: events, retry or dead letter, then the acknowledgement. Where a broker refuses
+    /// those the delivery is rejected: it is delivered again.
     pub async fn end(&self, delivery: &Delivery, job: &Job, relay: &Relay, end: End) {
         match self.publish(delivery, job, relay, end).await {
             Ok(()) => self.broker.settle(delivery.tag, Settle::Ack),
             Err(error) => {
                 tracing::warn!(job = %job.envelope.id, %error, "the job's end could not be published: it will be delivered again");
+                tokio::time::sleep(PAUSE).await;
                 self.broker.settle(delivery.tag, Settle::Reject);
             }
         }
+    }
+
+    /// Gives a job back that did not begin.
+    pub fn give_back(&self, delivery: &Delivery, relay: &Relay) {
+        // Sequence numbers that were used must not be used again: then the attempt counts.
+        let how = if relay.has_spoken() { Settle::Reject } else { Settle::Nack };
+        self.broker.settle(delivery.tag, how);
     }
 
     async fn publish(

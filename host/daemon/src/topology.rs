@@ -12,8 +12,11 @@ use crate::wire::{DEAD, JOBS, job_queue, retry_tier};
 /// Hosts consume it and tell the clients.
 pub const UNDONE: &str = "warren.undone";
 
+/// Exchange of what clients ask of every host, e.g. cancellations.
+pub const CONTROL: &str = "warren.control";
+
 /// Deliveries of one message that ended in a lost connection or a dead host.
-const DELIVERY_LIMIT: u32 = 20;
+pub const DELIVERY_LIMIT: u32 = 20;
 
 /// Declares everything that does not depend on a model.
 ///
@@ -21,6 +24,7 @@ const DELIVERY_LIMIT: u32 = 20;
 /// [`BrokerError::Conflict`] when something of that name is there with other arguments.
 pub async fn declare(broker: &dyn Broker, config: &Config) -> Result<(), BrokerError> {
     broker.declare_exchange(JOBS, ExchangeKind::Topic).await?;
+    broker.declare_exchange(CONTROL, ExchangeKind::Fanout).await?;
     for name in [DEAD, UNDONE] {
         broker.declare_exchange(name, ExchangeKind::Fanout).await?;
         broker.declare_queue(&QueueSpec { name: name.to_owned(), ..QueueSpec::default() }).await?;
@@ -64,4 +68,22 @@ pub async fn declare_model(broker: &dyn Broker, model: &str) -> Result<Vec<Strin
         queues.push(name);
     }
     Ok(queues)
+}
+
+/// Declares this host's own queue of control messages and answers its name.
+///
+/// # Errors
+/// As [`declare`].
+pub async fn declare_control(broker: &dyn Broker) -> Result<String, BrokerError> {
+    let name = format!("{CONTROL}.{}", uuid::Uuid::new_v4());
+    broker
+        .declare_queue(&QueueSpec {
+            name: name.clone(),
+            exclusive: true,
+            message_ttl: Some(Duration::from_secs(60)),
+            ..QueueSpec::default()
+        })
+        .await?;
+    broker.bind(&name, CONTROL, "").await?;
+    Ok(name)
 }

@@ -1,6 +1,8 @@
 //! The message contract: broker messages to jobs, and events to broker messages. Bodies are Open
 //! Inference Protocol v2. The only module that knows JSON.
 
+mod letters;
+
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -12,6 +14,8 @@ use crate::job::{
     Class, Code, Data, Datatype, Envelope, EventsMode, Failure, Identity, Job, Named, Outputs, Parameter,
     Progress, Reference,
 };
+
+pub use letters::{dead_letter, retry, undelivered, undone, undone_failure};
 
 /// Exchange that jobs are published to.
 pub const JOBS: &str = "warren.jobs";
@@ -51,12 +55,30 @@ fn id_of(properties: &Properties) -> Option<String> {
     properties.correlation_id.as_ref().filter(|id| !id.is_empty() && id.len() <= MAX_ID).cloned()
 }
 
+/// A header's value in a text for its sender: quoted, and no longer than a line.
+fn shown(value: &HeaderValue) -> String {
+    match value {
+        HeaderValue::Text(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
+        other => other.to_string(),
+    }
+}
+
+/// A header that is a whole number where it is there.
+fn whole(properties: &Properties, name: &str) -> Result<Option<i64>, String> {
+    match properties.header(name) {
+        None => Ok(None),
+        Some(HeaderValue::Int(value)) => Ok(Some(*value)),
+        Some(other) => Err(format!("header {name} is {}: use a whole number", shown(other))),
+    }
+}
+
 /// Reads the properties and, if need be, the body's id.
 fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
     let message = &delivery.message;
     let properties = &message.properties;
     let (model, class) = Class::split(&message.routing_key);
-    let base = properties.int("attempt").unwrap_or(0);
+    let base = whole(properties, "attempt");
+    let attempts = base.as_ref().map_or(0, |n| n.unwrap_or(0).clamp(0, MAX_ATTEMPT));
     let reply_to = properties.reply_to.clone().filter(|r| !r.is_empty());
     let default = match &reply_to {
         Some(address) if address.starts_with(DIRECT_REPLY_TO) => EventsMode::Final,
@@ -66,10 +88,10 @@ fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
         id: id_of(properties).unwrap_or_default(),
         model: model.to_owned(),
         class,
-        attempt: u32::try_from(base.clamp(0, MAX_ATTEMPT))
+        attempt: u32::try_from(attempts)
             .unwrap_or(0)
             .saturating_add(delivery.delivery_count)
-            + 1,
+            .saturating_add(1),
         reply_to,
         events: default,
         traceparent: properties.text("traceparent").filter(|t| t.len() <= MAX_ID).map(str::to_owned),
@@ -85,11 +107,14 @@ fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
             envelope.events = EventsMode::Final;
             None
         }
-        Some(other) => Some(format!("header events is {other}: use \"all\" or \"final\"")),
+        Some(other) => Some(format!("header events is {}: use \"all\" or \"final\"", shown(other))),
     };
-    let problem = problem.or_else(|| {
-        (!(0..=MAX_ATTEMPT).contains(&base))
-            .then(|| format!("header attempt is {base}: use 0 to {MAX_ATTEMPT}"))
+    let problem = problem.or_else(|| match base {
+        Ok(Some(base)) if !(0..=MAX_ATTEMPT).contains(&base) => {
+            Some(format!("header attempt is {base}: use 0 to {MAX_ATTEMPT}"))
+        }
+        Ok(_) => whole(properties, "deadline").err(),
+        Err(text) => Some(text),
     });
     match problem {
         None => Ok(envelope),
@@ -109,24 +134,17 @@ fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
 pub fn decode(delivery: &Delivery, received: SystemTime) -> Result<Job, Box<Rejected>> {
     let properties = &delivery.message.properties;
     let mut envelope = envelope(delivery)?;
-    let header_length = match properties.header("inference-header-content-length") {
-        Some(HeaderValue::Int(n)) => u64::try_from(*n).ok(),
-        // Clients that copy HTTP headers send it as text.
-        Some(HeaderValue::Text(n)) => n.parse().ok(),
-        _ => None,
-    };
-    let decoded =
-        oip::InferRequest::decode(&delivery.message.body, properties.content_type.as_deref(), header_length);
+    let decoded = header_length(properties).and_then(|length| {
+        oip::InferRequest::decode(&delivery.message.body, properties.content_type.as_deref(), length)
+            .map_err(|error| error.to_string())
+    });
     let request = match decoded {
         Ok(request) => request,
-        Err(error) => {
+        Err(text) => {
             if envelope.id.is_empty() {
                 envelope.id = uuid::Uuid::new_v4().to_string();
             }
-            return Err(Box::new(Rejected {
-                envelope,
-                failure: Failure::new(Code::BadRequest, error.to_string()),
-            }));
+            return Err(Box::new(Rejected { envelope, failure: Failure::new(Code::BadRequest, text) }));
         }
     };
     if envelope.id.is_empty() {
@@ -165,6 +183,20 @@ pub fn decode(delivery: &Delivery, received: SystemTime) -> Result<Job, Box<Reje
         binary,
         deadline,
     })
+}
+
+/// The length of the JSON part of a body with binary tensors.
+fn header_length(properties: &Properties) -> Result<Option<u64>, String> {
+    const NAME: &str = "inference-header-content-length";
+    let Some(value) = properties.header(NAME) else { return Ok(None) };
+    let length = match value {
+        HeaderValue::Int(n) => u64::try_from(*n).ok(),
+        // Clients that copy HTTP headers send it as text.
+        HeaderValue::Text(n) => n.parse().ok(),
+        _ => None,
+    };
+    let wrong = || format!("header {NAME} is {}: use the length of the body's JSON part", shown(value));
+    length.map(Some).ok_or_else(wrong)
 }
 
 fn parameter(parameter: &oip::Parameter) -> Parameter {
@@ -430,83 +462,4 @@ pub fn event(
         },
         body: body.bytes,
     })
-}
-
-/// The delivery's message again, for the retry tier of `delay`: same key and body, the attempts so
-/// far in header `attempt`. The time to live becomes an absolute deadline: a broker counts
-/// `expiration` anew in each queue, and forgets it when it dead-letters.
-pub fn retry(delivery: &Delivery, job: &Job, delay: Duration) -> Message {
-    let mut message = delivery.message.clone();
-    message.exchange = retry_tier(delay);
-    message.properties.persistent = true;
-    message.properties.expiration = None;
-    if let Some(deadline) = job.deadline {
-        let ms = deadline.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
-        message.properties.set("deadline", HeaderValue::Int(i64::try_from(ms).unwrap_or(i64::MAX)));
-    }
-    message.properties.set("attempt", HeaderValue::Int(i64::from(job.envelope.attempt)));
-    message
-}
-
-/// A final event that its address would not take, for the dead-letter queue: the event itself, its
-/// address in headers.
-pub fn undelivered(mut event: Message, failure: &Failure) -> Message {
-    let address = if event.exchange.is_empty() {
-        event.routing_key.clone()
-    } else {
-        format!("{}/{}", event.exchange, event.routing_key)
-    };
-    event.properties.set("reply-to", HeaderValue::Text(address));
-    event.properties.set("code", HeaderValue::Text(failure.code.info().name.to_owned()));
-    event.properties.set("reason", HeaderValue::Text(failure.text.clone()));
-    event.exchange = DEAD.to_owned();
-    event
-}
-
-/// Why a broker took a job from its queue undone.
-pub fn undone(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
-    let mut envelope = envelope(delivery)?;
-    if envelope.id.is_empty() {
-        envelope.id = uuid::Uuid::new_v4().to_string();
-    }
-    Ok(envelope)
-}
-
-/// The failure of a job that its broker took from the queue undone.
-pub fn undone_failure(delivery: &Delivery) -> Failure {
-    match delivery.message.properties.text("x-first-death-reason") {
-        Some("delivery_limit") => Failure::new(
-            Code::DeliveryLimit,
-            format!(
-                "delivered {} times without an answer",
-                delivery.message.properties.int("x-delivery-count").unwrap_or(0).max(1)
-            ),
-        ),
-        _ => Failure::new(Code::Expired, "the job's time to live ran out in the queue"),
-    }
-}
-
-/// The delivery's message again, for the dead-letter queue: unchanged, and why in headers.
-pub fn dead_letter(
-    delivery: &Delivery,
-    envelope: &Envelope,
-    identity: Option<&Identity>,
-    failure: &Failure,
-) -> Message {
-    let mut message = delivery.message.clone();
-    message.exchange = DEAD.to_owned();
-    message.properties.persistent = true;
-    message.properties.expiration = None;
-    let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();
-    message.properties.set("job", HeaderValue::Text(envelope.id.clone()));
-    message.properties.set("attempt", HeaderValue::Int(i64::from(envelope.attempt)));
-    message.properties.set("code", HeaderValue::Text(failure.code.info().name.to_owned()));
-    message.properties.set("reason", HeaderValue::Text(failure.text.clone()));
-    message.properties.set("died-at", HeaderValue::Int(i64::try_from(seconds).unwrap_or(i64::MAX)));
-    message.properties.set("died-from", HeaderValue::Text(delivery.queue.to_string()));
-    if let Some(identity) = identity {
-        message.properties.set("plugin", HeaderValue::Text(identity.plugin.to_string()));
-        message.properties.set("digest", HeaderValue::Text(identity.digest.to_string()));
-    }
-    message
 }

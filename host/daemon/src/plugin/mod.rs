@@ -180,8 +180,22 @@ pub struct Plugins {
 
 impl Plugins {
     /// Puts a plugin into service for its models.
-    pub fn add(&self, plugin: Arc<Plugin>) {
+    ///
+    /// # Errors
+    /// [`LoadError::Duplicate`].
+    pub fn add(&self, plugin: Arc<Plugin>) -> Result<(), LoadError> {
         let mut by_model = self.by_model.write().unwrap_or_else(PoisonError::into_inner);
+        let serving = by_model.values().flatten();
+        if let Some(other) = serving
+            .filter(|p| p.identity.plugin == plugin.identity.plugin)
+            .find(|p| p.identity.digest != plugin.identity.digest)
+        {
+            return Err(LoadError::Duplicate {
+                folder: plugin.guest.folder().display().to_string(),
+                plugin: plugin.identity.plugin.to_string(),
+                other: other.guest.folder().display().to_string(),
+            });
+        }
         for model in &plugin.manifest.models {
             let serving = by_model.entry(model.clone()).or_default();
             serving.retain(|p| p.identity.plugin != plugin.identity.plugin);
@@ -192,6 +206,7 @@ impl Plugins {
                 b.version.cmp(&a.version).then_with(|| a.manifest.name.cmp(&b.manifest.name))
             });
         }
+        Ok(())
     }
 
     /// The candidates for a model, newest first.

@@ -42,8 +42,15 @@ impl Inner {
             return;
         };
         self.left = left;
+        let (context, message) = (clean(context, 64).replace('\n', " "), clean(message, MAX_LINE));
+        // Line by line: a guest must not write lines that look like someone else's.
+        for message in message.lines() {
+            self.emit(level, &context, message);
+        }
+    }
+
+    fn emit(&self, level: tracing::Level, context: &str, message: &str) {
         let (plugin, job) = (&self.plugin, &self.jobs);
-        let (context, message) = (clean(context, 64), clean(message, MAX_LINE));
         match level {
             tracing::Level::ERROR => tracing::error!(target: "guest", %plugin, %job, %context, "{message}"),
             tracing::Level::WARN => tracing::warn!(target: "guest", %plugin, %job, %context, "{message}"),

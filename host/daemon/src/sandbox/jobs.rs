@@ -8,6 +8,7 @@ use wasmtime::Result;
 use wasmtime::component::Resource;
 
 use super::bindings::warren::plugin::jobs::{Control, Host, HostJob, InputDescriptor, InputType};
+use super::bindings::warren::plugin::tensors::ErrorKind;
 use super::bindings::warren::plugin::types::{ByteStrings, Host as TypesHost, Parameter, Value};
 use super::guest_log::clean;
 use super::state::{RunningJob, State, Stop, value_bytes};
@@ -19,6 +20,9 @@ use crate::job::{self, Code, Data, Datatype, Failure, Named, Progress};
 /// The longest stage and message of a status that are kept.
 const MAX_STAGE: usize = 64;
 const MAX_MESSAGE: usize = 1024;
+
+/// Most dimensions of a value, as of a tensor.
+const MAX_RANK: usize = 8;
 
 /// The tensor type that holds a protocol type; none for BYTES.
 pub fn tensor_type(datatype: Datatype) -> Option<DataType> {
@@ -60,7 +64,7 @@ impl State {
     }
 
     fn control(&self) -> Control {
-        if self.watch.is_stopped() { Control::Cancel } else { Control::Continue }
+        if self.watch.winds_down() { Control::Cancel } else { Control::Continue }
     }
 
     /// Takes a value that the guest hands over, as named data for the outside.
@@ -69,8 +73,20 @@ impl State {
         if name.is_empty() || name.len() > 255 {
             return Err(bad(format!("an output's name has {} bytes: use 1 to 255", name.len())));
         }
+        if let Some(kind) = content_type.as_ref().filter(|k| k.len() > 255) {
+            return Err(bad(format!(
+                "output {name:?}: its media type has {} bytes: use at most 255",
+                kind.len()
+            )));
+        }
         match value {
             Value::Bytes(ByteStrings { shape, elements }) => {
+                if shape.len() > MAX_RANK {
+                    let rank = shape.len();
+                    return Err(bad(format!(
+                        "output {name:?} has {rank} dimensions: use at most {MAX_RANK}"
+                    )));
+                }
                 let count = shape.iter().try_fold(1u64, |n, d| n.checked_mul(u64::from(*d)));
                 if count != Some(elements.len() as u64) {
                     return Err(bad(format!(
@@ -83,8 +99,14 @@ impl State {
             }
             Value::Tensor(handle) => {
                 let id = TensorId::from_rep(handle.rep());
-                let value = work(self, |session| session.value(id))?
-                    .map_err(|e| bad(format!("output {name:?}: {}: {}", e.operation, e.message)))?;
+                let value = work(self, |session| session.value(id))?.map_err(|e| {
+                    let code = match e.kind {
+                        ErrorKind::OutOfMemory => Code::DeviceMemory,
+                        ErrorKind::Device => Code::HostError,
+                        _ => Code::BadResult,
+                    };
+                    trap(Failure::new(code, format!("output {name:?}: {}: {}", e.operation, e.message)))
+                })?;
                 self.session.release(id);
                 Ok(Named {
                     name: name.to_owned(),

@@ -12,7 +12,7 @@ mod tensors;
 mod wasi;
 mod watch;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -100,6 +100,11 @@ pub struct Guest {
 }
 
 impl Guest {
+    /// The plugin's folder.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// Its assets.
     pub fn assets(&self) -> &Assets {
         &self.assets
@@ -130,6 +135,9 @@ const STACK: usize = 2 << 20;
 const WASM_STACK: usize = 1 << 20;
 /// The most a guest may pass in one call: a large output, and the names around it.
 const HOSTCALL_BYTES: usize = 512 << 20;
+/// The most outputs and parameters of one job: what readers of the protocol take.
+const MAX_OUTPUTS: usize = 1024;
+const MAX_PARAMETERS: usize = 256;
 /// The most handles that a guest may hold.
 const MAX_HANDLES: usize = 100_000;
 
@@ -338,6 +346,10 @@ impl Sandbox {
                 () = guard.watch.stopped() => Err(state::stop_error(&guard.watch)),
             }
         };
+        // What a cancelled batch returned, the client does not want.
+        if let Some(failure) = guard.watch.cancellation() {
+            return all(failure);
+        }
         match called {
             Ok(entries) if entries.len() == count => entries
                 .into_iter()
@@ -365,16 +377,25 @@ impl Sandbox {
 fn take_outputs(state: &mut State, place: usize, outputs: bindings::Outputs) -> wasmtime::Result<Outputs> {
     let limit = mib(state.limits.output_mib);
     let stop = |code, text: String| wasmtime::Error::new(Stop(Failure::new(code, text)));
+    for (what, count, most) in [
+        ("outputs", outputs.outputs.len(), MAX_OUTPUTS),
+        ("parameters", outputs.parameters.len(), MAX_PARAMETERS),
+    ] {
+        if count > most {
+            return Err(stop(Code::OutputLimit, format!("{count} {what}: at most {most} are allowed")));
+        }
+    }
+    let over = |total| {
+        let text = format!("outputs and partials of {total} bytes: limits.output_mib is {}", limit >> 20);
+        stop(Code::OutputLimit, text)
+    };
     let mut total = state.jobs.get(place).map_or(0, |j| j.emitted);
     let mut taken: Vec<Named> = Vec::with_capacity(outputs.outputs.len());
     for output in outputs.outputs {
         let named = state.take_value(&output.name, output.value, output.content_type)?;
         total = total.saturating_add(jobs::size(&named)).saturating_add(named.name.len() as u64);
         if total > limit {
-            return Err(stop(
-                Code::OutputLimit,
-                format!("outputs and partials of {total} bytes: limits.output_mib is {}", limit >> 20),
-            ));
+            return Err(over(total));
         }
         if taken.iter().any(|t| t.name == named.name) {
             return Err(stop(Code::BadResult, format!("two outputs are called {:?}", named.name)));
@@ -383,6 +404,17 @@ fn take_outputs(state: &mut State, place: usize, outputs: bindings::Outputs) -> 
     }
     let mut parameters: Vec<(String, Parameter)> = Vec::with_capacity(outputs.parameters.len());
     for (name, value) in outputs.parameters {
+        if name.is_empty() || name.len() > 255 {
+            let text = format!("a parameter's name has {} bytes: use 1 to 255", name.len());
+            return Err(stop(Code::BadResult, text));
+        }
+        total = total.saturating_add(name.len() as u64);
+        if let bindings::warren::plugin::types::Parameter::Text(text) = &value {
+            total = total.saturating_add(text.len() as u64);
+        }
+        if total > limit {
+            return Err(over(total));
+        }
         if parameters.iter().any(|(n, _)| *n == name) {
             return Err(stop(Code::BadResult, format!("two parameters are called {name:?}")));
         }

@@ -54,9 +54,13 @@ pub fn unwound(state: &State, error: &wasmtime::Error) -> Failure {
     if let Some((code, denied)) = limit_hit(state) {
         return Failure::new(code, denied);
     }
-    let text = clean(&format!("{error:?}"), MAX_TEXT);
-    if let Some(trap) = error.downcast_ref::<Trap>() {
-        return Failure::new(Code::PluginTrapped, format!("{trap}\n{text}"));
+    // The cause first: with a backtrace around it, it comes last.
+    let text = clean(&format!("{}\n{error:?}", error.root_cause()), MAX_TEXT);
+    if error.downcast_ref::<Trap>().is_some() {
+        return Failure::new(Code::PluginTrapped, text);
+    }
+    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+        return Failure::new(Code::HostError, text);
     }
     let chain = format!("{error:#}");
     if chain.contains("fuel allocated for hostcalls") || chain.contains("store handle limit exceeded") {

@@ -36,9 +36,33 @@ pub struct Watch {
     now: Arc<AtomicU64>,
     active: AtomicU64,
     busy: AtomicU32,
+    /// Cancelled by the client; the guest is told, and has [`GRACE`] to return.
+    cancelled: Mutex<Option<(Failure, Instant)>>,
+    wind_down: AtomicBool,
 }
 
+/// How long a cancelled guest may take to return by itself.
+const GRACE: Duration = Duration::from_millis(50);
+
 impl Watch {
+    /// The client no longer wants the jobs: the guest is told at its next call, and stopped when it
+    /// has not returned soon after.
+    pub fn cancel(&self, failure: Failure) {
+        let mut cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+        cancelled.get_or_insert((failure, Instant::now()));
+        self.wind_down.store(true, Ordering::Release);
+    }
+
+    /// Whether the guest shall return soon.
+    pub fn winds_down(&self) -> bool {
+        self.wind_down.load(Ordering::Acquire) || self.is_stopped()
+    }
+
+    /// The client's cancellation, if there was one.
+    pub fn cancellation(&self) -> Option<Failure> {
+        self.cancelled.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(f, _)| f.clone())
+    }
+
     /// Notes that the guest did something that shows progress.
     pub fn active(&self) {
         self.active.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);
@@ -89,7 +113,18 @@ impl Watch {
 
     fn tick(&self, now: Instant) {
         let ran = now.saturating_duration_since(self.started);
-        if ran >= self.clocks.wall {
+        let overdue = if self.wind_down.load(Ordering::Acquire) {
+            let cancelled = self.cancelled.lock().unwrap_or_else(PoisonError::into_inner);
+            cancelled
+                .as_ref()
+                .filter(|(_, at)| now.saturating_duration_since(*at) >= GRACE)
+                .map(|(f, _)| f.clone())
+        } else {
+            None
+        };
+        if let Some(failure) = overdue {
+            self.stop(failure);
+        } else if ran >= self.clocks.wall {
             self.stop(Failure::new(
                 Code::TimeLimit,
                 format!(
@@ -180,6 +215,8 @@ impl Ticker {
             active: AtomicU64::new(self.now.load(Ordering::Relaxed)),
             now: Arc::clone(&self.now),
             busy: AtomicU32::new(0),
+            cancelled: Mutex::new(None),
+            wind_down: AtomicBool::new(false),
         });
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         let id = running.next;

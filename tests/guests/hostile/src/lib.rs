@@ -75,6 +75,13 @@ impl Plugin for Hostile {
                 }
                 Ok(done)
             }
+            // Pieces of 1 MiB.
+            "partial-bomb" => {
+                for _ in 0..number {
+                    job.emit_bytes("piece", vec![0; 1 << 20]);
+                }
+                Ok(done)
+            }
             "output-bomb" => {
                 Ok(Outputs::new().bytes("bomb", vec![0; number as usize], "application/octet-stream"))
             }
@@ -182,7 +189,9 @@ impl Plugin for Hostile {
             }
             "wild-pointer" => {
                 // SAFETY: none; the list is never looked at in here, and never freed.
-                let bytes = unsafe { Vec::from_raw_parts(std::ptr::without_provenance_mut(1 << 30), 1 << 20, 1 << 20) };
+                let bytes = unsafe {
+                    Vec::from_raw_parts(std::ptr::without_provenance_mut(1 << 30), 1 << 20, 1 << 20)
+                };
                 Ok(Outputs::new().bytes("wild", bytes, "application/octet-stream"))
             }
             // The same bytes over and over: little in here, much out there.
@@ -214,7 +223,8 @@ impl Plugin for Hostile {
             }
             "long-content-type" => Ok(Outputs::new().bytes("x", "y", &"t".repeat(number as usize))),
             "deep-shape" => {
-                let value = Value::Bytes(ByteStrings { shape: vec![1; number as usize], elements: vec![vec![1]] });
+                let value =
+                    Value::Bytes(ByteStrings { shape: vec![1; number as usize], elements: vec![vec![1]] });
                 Ok(Outputs::new().value("deep", value))
             }
             // Runs out of device memory, and says that someone else is at fault.
