@@ -564,11 +564,19 @@ async fn a_job_whose_time_is_up_expires_wherever_it_is() {
     .await;
 }
 
+/// The guest `hostile` as model `patient`, with clocks that no case reaches.
+fn patient(dir: &Path) -> PathBuf {
+    let clocks = [("wall_ms = 1500", "wall_ms = 60000"), ("stall_ms = 700", "stall_ms = 60000")];
+    variant(dir, "hostile", "patient", &clocks)
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_plugin_that_misbehaves_is_stopped_and_named() {
-    let house = House::open(&[guest("echo"), guest("hostile")]).await;
+    let dir = tempfile::tempdir().expect("directory");
+    let house = House::open(&[guest("echo"), guest("hostile"), patient(dir.path())]).await;
     let hostile =
         |mode: &str, number: i64| job("hostile", mode, body(json!({"mode": mode, "number": number})));
+    let patient = |mode: &str| job("patient", mode, body(json!({"mode": mode})));
     let (trapped, bad, output) = (Code::PluginTrapped, Code::BadResult, Code::OutputLimit);
     check_all(
         &house,
@@ -662,7 +670,12 @@ async fn a_plugin_that_misbehaves_is_stopped_and_named() {
                 patient("amplify"),
             ),
             case("partials without end", output, &["limits.output_mib is 4"], hostile("partial-bomb", 5)),
-            case("device bomb", Code::DeviceMemory, &["\"y\"", "device memory limit", "67108864"], hostile("device-bomb", 0)),
+            case(
+                "device bomb",
+                Code::DeviceMemory,
+                &["\"y\"", "device memory limit", "67108864"],
+                hostile("device-bomb", 0),
+            ),
             case(
                 "device bomb with an excuse",
                 Code::DeviceMemory,
@@ -703,12 +716,7 @@ async fn a_plugin_that_misbehaves_is_stopped_and_named() {
 async fn a_million_statuses_become_a_few_in_order_and_the_last_of_them_arrives() {
     const FLOOD: i64 = 1_000_000;
     let dir = tempfile::tempdir().expect("directory");
-    let patient = variant(
-        dir.path(),
-        "hostile",
-        "patient",
-        &[("wall_ms = 1500", "wall_ms = 60000"), ("stall_ms = 700", "stall_ms = 60000")],
-    );
+    let patient = patient(dir.path());
     let house = House::open(&[guest("echo"), patient]).await;
     let mut inbox = Inbox::open(&house.broker, "replies").await;
     let mut flood = job("patient", "flood", body(json!({"mode": "flood", "number": FLOOD})));

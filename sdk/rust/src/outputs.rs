@@ -109,6 +109,6 @@ impl From<Failure> for wit::Failure {
 impl From<TensorError> for Failure {
     /// A tensor operation that does not fit is the plugin's own doing unless it says otherwise.
     fn from(error: TensorError) -> Self {
-        Self::Failed(error.to_string())
+        Self::Failed(format!("{}: {}", error.operation, error.message))
     }
 }

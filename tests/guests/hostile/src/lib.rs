@@ -1,5 +1,6 @@
 //! Misbehaves as parameter `mode` says. The host must answer each with its code and go on.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use warren_sdk::bindings::warren::plugin::types::{ByteStrings, Parameter, Value};
@@ -17,6 +18,12 @@ fn spin() -> ! {
 fn recurse(depth: u64) -> u64 {
     let frame = std::hint::black_box([depth; 64]);
     if depth == u64::MAX { 0 } else { recurse(depth + 1) + frame[(depth % 64) as usize] }
+}
+
+/// Recursion that leaves nothing in linear memory: only wasm's own stack grows.
+fn dive(depth: u64) -> u64 {
+    static ONE: AtomicU64 = AtomicU64::new(1);
+    dive(depth + ONE.load(Ordering::Relaxed)).wrapping_mul(3) ^ depth
 }
 
 impl Plugin for Hostile {
@@ -51,6 +58,7 @@ impl Plugin for Hostile {
             "trap" => panic!("the plugin panics"),
             "loop" => spin(),
             "recurse" => Ok(Outputs::new().text("depth", recurse(0).to_string())),
+            "dive" => Ok(Outputs::new().text("depth", dive(0).to_string())),
             "allocate" => {
                 let mut hoard: Vec<Vec<u8>> = Vec::new();
                 loop {
