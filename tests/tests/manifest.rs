@@ -120,10 +120,6 @@ async fn a_component_of_another_world_is_refused_by_the_name_of_what_is_missing(
             &["no-infer/no-infer.wasm", "warren:plugin/plugin@0.1.0", "infer"],
         ),
         (
-            plugin(dir.path(), "no-prepare", &wat(&format!("(component {})", export("infer")))),
-            &["no-prepare/no-prepare.wasm", "warren:plugin/plugin@0.1.0", "prepare"],
-        ),
-        (
             plugin(dir.path(), "empty", &wat("(component)")),
             &["empty/empty.wasm", "warren:plugin/plugin@0.1.0"],
         ),
@@ -140,7 +136,19 @@ async fn a_component_of_another_world_is_refused_by_the_name_of_what_is_missing(
                     export("infer")
                 )),
             ),
-            &["other-types", "prepare"],
+            &["other-types/other-types.wasm", "warren:plugin/plugin@0.1.0", "func `infer`"],
+        ),
+        (
+            plugin(
+                dir.path(),
+                "greedy",
+                &wat(&format!(
+                    "(component {} (core module $t (table 1 funcref)) {})",
+                    export("prepare"),
+                    "(core instance (instantiate $t))".repeat(17)
+                )),
+            ),
+            &["greedy/greedy.wasm", "17", "16", "tables"],
         ),
         (
             plugin(dir.path(), "module", &wat("(module (func (export \"infer\")))")),

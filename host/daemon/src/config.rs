@@ -34,6 +34,9 @@ pub struct Config {
     pub responses_queue: String,
     /// How long running jobs may take to finish at shutdown, ms.
     pub drain_ms: u64,
+    /// How long a message is remembered, so that the same one published twice is answered once, ms;
+    /// 0: not at all.
+    pub duplicate_window_ms: u64,
     /// How often a job's statuses go out at most, ms between two.
     pub status_interval_ms: u64,
     /// Reset instance memory by scanning the page map: faster, but only safe without swap.
@@ -83,6 +86,7 @@ impl Default for Config {
             artifacts: Artifacts::default(),
             responses_queue: "warren.responses".into(),
             drain_ms: 30_000,
+            duplicate_window_ms: 60_000,
             status_interval_ms: 50,
             pagemap_scan: true,
         }

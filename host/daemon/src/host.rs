@@ -15,6 +15,7 @@ use crate::artifacts::{Artifacts, StoreError};
 use crate::broker::{Broker, BrokerError, Consumer, Delivery, Settle};
 use crate::cancel::{Cancels, InHand};
 use crate::config::Config;
+use crate::duplicates::Duplicates;
 use crate::intake;
 use crate::job::{Code, Envelope, Failure, Job, Outputs};
 use crate::plugin::{self, LoadError, Plugin, Plugins};
@@ -80,6 +81,7 @@ struct Inner {
     running: TaskTracker,
     consumers: TaskTracker,
     cancels: Cancels,
+    duplicates: Duplicates,
 }
 
 /// A running host. Dropping it without [`Host::shutdown`] abandons its jobs, as a crash does.
@@ -134,6 +136,7 @@ impl Host {
                 running: TaskTracker::new(),
                 consumers: TaskTracker::new(),
                 cancels: Cancels::default(),
+                duplicates: Duplicates::new(Duration::from_millis(config.duplicate_window_ms)),
                 broker,
                 config,
             }),
@@ -332,12 +335,29 @@ impl Inner {
         Settler { broker: self.broker.as_ref(), delays: &self.delays, attempts }
     }
 
-    /// Takes one delivery all the way.
+    /// Takes one delivery all the way, unless its channel dies: then the broker has the job back,
+    /// and what would still be done here is dropped, guest and unsent events with it.
     async fn job(&self, delivery: Delivery) {
+        let lost = self.broker.lost(delivery.tag);
+        let queue = Arc::clone(&delivery.queue);
+        tokio::select! {
+            biased;
+            () = lost.cancelled() => tracing::warn!(%queue, "the channel died: dropped a job that the broker has back"),
+            () = self.attempt(delivery) => {}
+        }
+    }
+
+    async fn attempt(&self, delivery: Delivery) {
         let job = match wire::decode(&delivery, SystemTime::now()) {
             Ok(job) => job,
             Err(rejected) => return self.fail(&delivery, rejected.envelope, rejected.failure).await,
         };
+        if let Some(id) = &delivery.message.properties.message_id
+            && self.duplicates.is_duplicate(&wire::sender_key(&delivery, id), job.envelope.attempt)
+        {
+            tracing::info!(job = %job.envelope.id, message = %id, "dropped a message that was published twice");
+            return self.broker.settle(delivery.tag, Settle::Ack);
+        }
         let relay = self.relays.open(job.envelope.clone(), job.binary);
         let plugin = match self.schedule.choose(&job) {
             Ok(plugin) => plugin,

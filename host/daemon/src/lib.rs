@@ -5,6 +5,7 @@ pub mod broker;
 pub mod cancel;
 pub mod config;
 pub mod digest;
+pub mod duplicates;
 pub mod host;
 pub mod intake;
 pub mod job;

@@ -55,6 +55,15 @@ fn id_of(properties: &Properties) -> Option<String> {
     properties.correlation_id.as_ref().filter(|id| !id.is_empty() && id.len() <= MAX_ID).cloned()
 }
 
+/// A message's id together with whose it is: clients number their messages as they like, so that two
+/// of them may well use the same id.
+pub fn sender_key(delivery: &Delivery, message_id: &str) -> String {
+    let Message { routing_key, properties, .. } = &delivery.message;
+    let reply_to = properties.reply_to.as_deref().unwrap_or_default();
+    let job = properties.correlation_id.as_deref().unwrap_or_default();
+    format!("{reply_to}\n{routing_key}\n{job}\n{message_id}")
+}
+
 /// A header's value in a text for its sender: quoted, and no longer than a line.
 fn shown(value: &HeaderValue) -> String {
     match value {

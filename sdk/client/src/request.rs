@@ -146,7 +146,8 @@ impl JobRequest {
         Ok(RequestMessage {
             model: self.model,
             class: self.class,
-            message_id: id.clone(),
+            // Of the message, not of the job: the same id says that a message was sent twice.
+            message_id: uuid::Uuid::now_v7().to_string(),
             correlation_id: id,
             reply_to,
             expiration: self.deadline,

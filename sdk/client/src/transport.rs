@@ -22,7 +22,8 @@ pub struct RequestMessage {
     pub class: Class,
     /// Property `correlation_id`: the job's id.
     pub correlation_id: String,
-    /// Property `message_id`.
+    /// Property `message_id`: of this message alone. A transport that publishes it again, not sure
+    /// that it arrived, leaves it as it is: hosts drop the second one.
     pub message_id: String,
     /// Property `reply_to`: [`Replies::address`].
     pub reply_to: String,

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use tokio::sync::{mpsc, oneshot};
+use tokio_util::sync::CancellationToken;
 
 pub mod client;
 #[cfg(test)]
@@ -287,6 +288,13 @@ pub trait Broker: Send + Sync + 'static {
     /// Settles a delivery. A tag that is settled already or of a dead channel is ignored: its
     /// message is back in the queue. That the broker has acted on it is not known on return.
     fn settle(&self, tag: Tag, how: Settle);
+
+    /// Cancelled when the delivery is void: its channel died, the broker has the message back, and
+    /// whatever is done for it is done for nothing. The default never is: a channel of the embedded
+    /// broker dies with its consumer alone.
+    fn lost(&self, _tag: Tag) -> CancellationToken {
+        CancellationToken::new()
+    }
 
     /// How much a queue holds.
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>>;

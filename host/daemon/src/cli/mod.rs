@@ -5,6 +5,7 @@ mod melody;
 mod new;
 mod plugin;
 mod render;
+mod request;
 mod run;
 mod serve;
 

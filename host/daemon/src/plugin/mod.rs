@@ -35,7 +35,7 @@ pub enum LoadError {
     #[error(transparent)]
     Manifest(#[from] ManifestError),
     /// A file that the manifest names.
-    #[error("{path}: {source}")]
+    #[error("{path}: {source}: put it there, or correct the manifest")]
     Read {
         /// Which file.
         path: String,

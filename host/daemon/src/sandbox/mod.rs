@@ -133,8 +133,9 @@ const SPARE_INSTANCES: u32 = 8;
 /// What a fiber's stack takes, and how much of it wasm may use.
 const STACK: usize = 2 << 20;
 const WASM_STACK: usize = 1 << 20;
-/// The most a guest may pass in one call: a large output, and the names around it.
-const HOSTCALL_BYTES: usize = 512 << 20;
+/// What a guest may pass in one call beyond the size of its memory: a guest that passes more than it
+/// can hold passes the same bytes many times.
+const HOSTCALL_SPARE: u64 = 1 << 20;
 /// The most outputs and parameters of one job: what readers of the protocol take.
 const MAX_OUTPUTS: usize = 1024;
 const MAX_PARAMETERS: usize = 256;
@@ -146,7 +147,7 @@ fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
     wasm.wasm_component_model(true)
         .wasm_memory64(false)
         .wasm_tail_call(false)
-        .wasm_multi_memory(true)
+        .wasm_multi_memory(false)
         .wasm_relaxed_simd(true)
         .relaxed_simd_deterministic(true)
         .epoch_interruption(true)
@@ -156,13 +157,14 @@ fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32));
     let instances = u32::try_from(config.slots).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES);
     let mut pool = PoolingAllocationConfig::default();
+    // Every instance may take all that a component may have: none takes it from its neighbours.
     pool.total_component_instances(instances)
-        .total_core_instances(instances.saturating_mul(16))
-        .max_core_instances_per_component(64)
-        .max_memories_per_component(16)
-        .max_tables_per_component(64)
-        .total_memories(instances.saturating_mul(4))
-        .total_tables(instances.saturating_mul(16))
+        .total_core_instances(instances.saturating_mul(state::CORE_INSTANCES))
+        .max_core_instances_per_component(state::CORE_INSTANCES)
+        .total_memories(instances.saturating_mul(state::MEMORIES))
+        .max_memories_per_component(state::MEMORIES)
+        .total_tables(instances.saturating_mul(state::TABLES))
+        .max_tables_per_component(state::TABLES)
         .total_stacks(instances)
         .table_elements(state::TABLE_ELEMENTS)
         .max_memory_size(usize::try_from(mib(config.memory_mib)).unwrap_or(usize::MAX))
@@ -298,7 +300,8 @@ impl Sandbox {
         };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
-        store.set_hostcall_fuel(HOSTCALL_BYTES);
+        let hostcall = mib(limits.memory_mib).saturating_add(HOSTCALL_SPARE);
+        store.set_hostcall_fuel(usize::try_from(hostcall).unwrap_or(usize::MAX));
         store.set_max_component_handles(MAX_HANDLES);
         store.set_epoch_deadline(1);
         // Every tick the guest looks whether it must stop, and lets others on this thread run.

@@ -95,6 +95,13 @@ pub struct Limiter {
 /// Elements of all tables of an instance together; beyond what real guests use, below what hurts.
 pub const TABLE_ELEMENTS: usize = 20_000;
 
+/// Core instances, memories and tables of one component: what toolchains make, and some more.
+pub const CORE_INSTANCES: u32 = 64;
+/// Likewise.
+pub const MEMORIES: u32 = 4;
+/// Likewise.
+pub const TABLES: u32 = 16;
+
 impl Limiter {
     /// A limiter for these limits.
     pub fn new(limits: &Limits) -> Self {
@@ -127,15 +134,15 @@ impl ResourceLimiter for Limiter {
     }
 
     fn instances(&self) -> usize {
-        64
+        CORE_INSTANCES as usize
     }
 
     fn tables(&self) -> usize {
-        64
+        TABLES as usize
     }
 
     fn memories(&self) -> usize {
-        16
+        MEMORIES as usize
     }
 }
 

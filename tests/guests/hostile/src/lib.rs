@@ -120,6 +120,10 @@ impl Plugin for Hostile {
             "retry" => Err(Failure::retry("the moon is in the way")),
             // Fails until the attempt given.
             "flaky" if i64::from(job.attempt()) < number => Err(Failure::retry("not yet")),
+            "chatty-flaky" => {
+                job.report("trying", f32::NAN, "");
+                if i64::from(job.attempt()) < number { Err(Failure::retry("not yet")) } else { Ok(done) }
+            }
             "flaky" => Ok(Outputs::new().text("attempt", job.attempt().to_string())),
             "busy" => {
                 let start = Instant::now();
@@ -133,6 +137,10 @@ impl Plugin for Hostile {
                     log::info(&format!("\u{1b}[2Jline {n}"));
                     println!("stdout {n}");
                 }
+                Ok(done)
+            }
+            "log-forge" => {
+                log::info("innocent\nERROR warren: the house is on fire");
                 Ok(done)
             }
             // What a guest must not see: the listing of what it does.
