@@ -6,13 +6,14 @@ pub mod house;
 pub mod inbox;
 pub mod logs;
 pub mod plugins;
+pub mod table;
 pub mod watched;
 
 use std::time::Duration;
 
 pub use house::{House, Seen};
 pub use inbox::{Inbox, body, job};
-pub use plugins::{guest, hostile, variant};
+pub use plugins::{guest, hostile, patient, variant};
 pub use watched::{Fate, Happening, Watched};
 
 /// Longer than anything takes that works; tests of things that must be fast measure them.

@@ -39,3 +39,9 @@ pub fn variant(dir: &Path, original: &str, name: &str, edits: &[(&str, &str)]) -
 pub fn hostile(mode: &str, number: i64) -> JobRequest {
     JobRequest::new("hostile").parameter("mode", mode).parameter("number", number)
 }
+
+/// The guest `hostile` as model `patient`, with clocks that no case reaches.
+pub fn patient(dir: &Path) -> PathBuf {
+    let clocks = [("wall_ms = 1500", "wall_ms = 60000"), ("stall_ms = 700", "stall_ms = 60000")];
+    variant(dir, "hostile", "patient", &clocks)
+}

@@ -1,83 +1,20 @@
-//! Every way to send nonsense, or to load a plugin that answers with nonsense, and the code that the
-//! client sees. `cargo test -p warren-tests --test bad_input -- --nocapture` prints the table:
-//! case, code, text. After each case the host answers as before, no queue holds anything, and there
-//! is a dead letter exactly where the table of codes says so.
+//! Every way to send nonsense, or what cannot be served, and the code that the client sees.
+//! `cargo test -p warren-tests --test bad_input --test bad_plugin -- --nocapture` prints the table:
+//! case, code, text.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use serde_json::json;
 use warren::broker::{Broker, HeaderValue, Message};
-use warren::job::{Code, Disposition};
+use warren::config::Config;
+use warren::job::Code;
 use warren_client::{ClientError, JobRequest, TransportError};
-use warren_tests::inbox::{body, error, int, job, kind};
-use warren_tests::{House, Inbox, guest, variant, within};
-
-/// One row.
-struct Case {
-    name: &'static str,
-    code: Code,
-    /// What the text must hold.
-    says: &'static [&'static str],
-    message: Message,
-}
-
-fn case(name: &'static str, code: Code, says: &'static [&'static str], message: Message) -> Case {
-    Case { name, code, says, message }
-}
-
-/// The client's view of one row, or what is wrong with it.
-async fn check(house: &House, inbox: &mut Inbox<'_>, case: Case) -> Result<(), String> {
-    let Case { name, code, says, mut message } = case;
-    message.properties.reply_to = Some(inbox.queue.clone());
-    let sent = message.clone();
-    house.publish(message).await;
-    let events = inbox.until_final().await;
-    let last = events.last().expect("one");
-    let (found, text) = error(last);
-    println!("{name} | {found} | {}", text.lines().next().unwrap_or_default());
-    let mut wrong = Vec::new();
-    if kind(last) != "error" || found != code.info().name {
-        wrong.push(format!("{found}: {text}\n  where {code} is due"));
-    }
-    wrong.extend(says.iter().filter(|s| !text.contains(*s)).map(|s| format!("{text:?} does not say {s:?}")));
-    if last.properties.correlation_id != sent.properties.correlation_id {
-        wrong.push(format!("the event is for job {:?}", last.properties.correlation_id));
-    }
-    house.answers(name).await;
-    house.quiet().await;
-    let more = inbox.arrived();
-    if !more.is_empty() {
-        wrong.push(format!("events after the final one: {more:?}"));
-    }
-    let letters = house.dead_letters().await;
-    let due = usize::from(code.info().disposition == Disposition::DeadLetter);
-    if letters.len() != due {
-        wrong.push(format!("{} dead letters where {due} are due: {letters:?}", letters.len()));
-    }
-    for letter in letters {
-        let header = |name| letter.properties.text(name).unwrap_or("none").to_owned();
-        if letter.body != sent.body || header("code") != found || header("reason") != text {
-            wrong.push(format!("a dead letter that is not the job with its code and reason: {letter:?}"));
-        }
-        if letter.routing_key != sent.routing_key || letter.properties.reply_to != sent.properties.reply_to {
-            wrong.push(format!("a dead letter that cannot be sent again: {letter:?}"));
-        }
-    }
-    if wrong.is_empty() { Ok(()) } else { Err(format!("{name}:\n  {}", wrong.join("\n  "))) }
-}
-
-/// All rows, then the verdict: one wrong row does not hide the next.
-async fn check_all(house: &House, cases: Vec<Case>) {
-    let mut inbox = Inbox::open(&house.broker, "replies").await;
-    let mut wrong = Vec::new();
-    for case in cases {
-        wrong.extend(check(house, &mut inbox, case).await.err());
-    }
-    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
-}
+use warren_tests::inbox::{body, job, kind};
+use warren_tests::table::{case, check_all};
+use warren_tests::{House, Inbox, guest, patient, variant};
 
 fn with_header(mut message: Message, name: &str, value: HeaderValue) -> Message {
     message.properties.set(name, value);
@@ -520,235 +457,49 @@ async fn a_model_that_nobody_serves_is_refused_at_submit_or_is_no_model() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_job_whose_time_is_up_expires_wherever_it_is() {
-    let hostile =
-        |mode: &str, number: i64| job("hostile", mode, body(json!({"mode": mode, "number": number})));
+    let dir = tempfile::tempdir().expect("directory");
+    let plugins = [guest("echo"), patient(dir.path())];
+    let patient =
+        |mode: &str, number: i64| job("patient", mode, body(json!({"mode": mode, "number": number})));
     let expiring = |mut message: Message, ms| {
         message.properties.expiration = Some(Duration::from_millis(ms));
         message
     };
     let expired = Code::Expired;
 
-    let house = House::open(&[guest("echo"), guest("hostile")]).await;
+    let house = House::with(&plugins, |config| config.retry_delays_ms = vec![60_000]).await;
+    let soon = &["attempt 1", "the moon", "before the next"];
     let cases = vec![
-        case("expired while it slept", expired, &["while it ran"], expiring(hostile("sleep", 0), 200)),
-        case("expired while it looped", expired, &["while it ran"], expiring(hostile("loop", 0), 200)),
-        case("expired while it reported", expired, &["while it ran"], expiring(hostile("chatter", 0), 200)),
-        case(
-            "expires before its next attempt",
-            expired,
-            &["the moon", "before the next"],
-            expiring(hostile("retry", 0), 15),
-        ),
+        case("expired while it slept", expired, &["while it ran"], expiring(patient("sleep", 0), 1000)),
+        case("expired while it looped", expired, &["while it ran"], expiring(patient("loop", 0), 1000)),
+        case("expired while it reported", expired, &["while it ran"], expiring(patient("chatter", 0), 1000)),
+        case("expires before its next attempt", expired, soon, expiring(patient("retry", 0), 30_000)),
     ];
     check_all(&house, cases).await;
 
-    // One delivery at a time: the second job stays in its queue until the first is done.
-    let house = House::with(&[guest("echo"), guest("hostile")], |config| config.prefetch = 1).await;
-    let start = Instant::now();
-    house.publish(hostile("busy", 600)).await;
-    let waiting = expiring(hostile("trap", 0), 50);
-    check_all(&house, vec![case("expired in its queue", expired, &["in the queue"], waiting)]).await;
-    assert!(start.elapsed() >= Duration::from_millis(600), "the first job was not in the way");
-
-    // One slot: the second job is taken and waits for it.
-    let house = House::with(&[guest("echo"), guest("hostile")], |config| config.slots = 1).await;
-    house.publish(hostile("busy", 600)).await;
-    while house.broker.depth("warren.jobs.hostile").await.expect("queue").unacked == 0 {
-        tokio::task::yield_now().await;
+    for (config, case) in [
+        // One delivery at a time: the second job stays in its queue until the first is done.
+        (
+            (|config| config.prefetch = 1) as fn(&mut Config),
+            case("expired in its queue", expired, &["in the queue"], expiring(patient("trap", 0), 50)),
+        ),
+        // One slot: the second job is taken and waits for it.
+        (
+            |config| config.slots = 1,
+            case(
+                "expired before its slot was free",
+                expired,
+                &["could run"],
+                expiring(patient("trap", 0), 50),
+            ),
+        ),
+    ] {
+        let house = House::with(&plugins, config).await;
+        let mut blocker = Inbox::open(&house.broker, "blocker").await;
+        let mut busy = patient("announced-busy", 2000);
+        busy.properties.reply_to = Some("blocker".into());
+        house.publish(busy).await;
+        assert_eq!(kind(&blocker.next().await), "status", "it runs, and is in the way");
+        check_all(&house, vec![case]).await;
     }
-    let waiting = expiring(hostile("trap", 0), 50);
-    check_all(
-        &house,
-        vec![case("expired before its slot was free", expired, &["before it could run"], waiting)],
-    )
-    .await;
-}
-
-/// The guest `hostile` as model `patient`, with clocks that no case reaches.
-fn patient(dir: &Path) -> PathBuf {
-    let clocks = [("wall_ms = 1500", "wall_ms = 60000"), ("stall_ms = 700", "stall_ms = 60000")];
-    variant(dir, "hostile", "patient", &clocks)
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_plugin_that_misbehaves_is_stopped_and_named() {
-    let dir = tempfile::tempdir().expect("directory");
-    let house = House::open(&[guest("echo"), guest("hostile"), patient(dir.path())]).await;
-    let hostile =
-        |mode: &str, number: i64| job("hostile", mode, body(json!({"mode": mode, "number": number})));
-    let patient = |mode: &str| job("patient", mode, body(json!({"mode": mode})));
-    let (trapped, bad, output) = (Code::PluginTrapped, Code::BadResult, Code::OutputLimit);
-    check_all(
-        &house,
-        vec![
-            case("plugin traps", trapped, &["unreachable", "hostile"], hostile("trap", 0)),
-            case("plugin loops", Code::Stalled, &["limits.stall_ms is 700"], hostile("loop", 0)),
-            case("plugin recurses", trapped, &["wasm trap", "recurse"], hostile("recurse", 0)),
-            case("plugin recurses without data", trapped, &["call stack exhausted"], hostile("dive", 0)),
-            case(
-                "plugin allocates without end",
-                Code::MemoryLimit,
-                &["limits.memory_mib is 64"],
-                hostile("allocate", 0),
-            ),
-            case("plugin sleeps", Code::Stalled, &["limits.stall_ms is 700"], hostile("sleep", 0)),
-            case(
-                "plugin reports and never ends",
-                Code::TimeLimit,
-                &["limits.wall_ms is 1500"],
-                hostile("chatter", 0),
-            ),
-            case("plugin exits", trapped, &["exit"], hostile("exit", 0)),
-            case("plugin starts a thread", trapped, &["unreachable"], hostile("thread", 0)),
-            case("plugin hoards handles", Code::HostcallLimit, &["handle"], hostile("handles", 0)),
-            case("plugin returns too few entries", bad, &["0 entries", "batch of 1"], hostile("too-few", 0)),
-            case(
-                "plugin returns too many entries",
-                bad,
-                &["3 entries", "batch of 1"],
-                hostile("too-many", 0),
-            ),
-            case(
-                "plugin returns a lying shape",
-                bad,
-                &["\"lie\"", "1 byte strings", "[7]"],
-                hostile("lying-shape", 0),
-            ),
-            case(
-                "plugin returns a shape of a million dimensions",
-                bad,
-                &["\"deep\"", "1000000 dimensions"],
-                hostile("deep-shape", 1_000_000),
-            ),
-            case("plugin returns two outputs of one name", bad, &["\"twice\""], hostile("same-name", 0)),
-            case("plugin returns an output without a name", bad, &["name"], hostile("no-name", 0)),
-            case("plugin returns a name of 300 bytes", bad, &["300 bytes"], hostile("long-name", 0)),
-            case("plugin returns a name that is no text", trapped, &["utf-8"], hostile("bad-text", 0)),
-            case("plugin returns a wild pointer", trapped, &["out of bounds"], hostile("wild-pointer", 0)),
-            case(
-                "plugin returns a media type of 100,000 bytes",
-                bad,
-                &["media type", "100000 bytes"],
-                hostile("long-content-type", 100_000),
-            ),
-            case(
-                "plugin returns two parameters of one name",
-                bad,
-                &["\"twin\""],
-                hostile("twin-parameters", 0),
-            ),
-            case("plugin returns NaN as a parameter", bad, &["\"nan\"", "NaN"], hostile("nan-parameter", 0)),
-            case(
-                "plugin returns a parameter's name of 300 bytes",
-                bad,
-                &["300 bytes"],
-                hostile("long-parameter", 0),
-            ),
-            case(
-                "plugin returns a parameter of 5 MB",
-                output,
-                &["limits.output_mib is 4"],
-                hostile("large-parameter", 5_000_000),
-            ),
-            case(
-                "plugin returns 200,000 outputs",
-                output,
-                &["200000 outputs"],
-                hostile("many-outputs", 200_000),
-            ),
-            case(
-                "plugin returns 200,000 parameters",
-                output,
-                &["200000 parameters"],
-                hostile("many-parameters", 200_000),
-            ),
-            case("output bomb", output, &["limits.output_mib is 4"], hostile("output-bomb", 5 << 20)),
-            case(
-                "output bomb of one block over and over",
-                Code::HostcallLimit,
-                &["fuel"],
-                patient("amplify"),
-            ),
-            case("partials without end", output, &["limits.output_mib is 4"], hostile("partial-bomb", 5)),
-            case(
-                "device bomb",
-                Code::DeviceMemory,
-                &["\"y\"", "device memory limit", "67108864"],
-                hostile("device-bomb", 0),
-            ),
-            case(
-                "device bomb with an excuse",
-                Code::DeviceMemory,
-                &["64", "the plugin says"],
-                hostile("device-excuse", 0),
-            ),
-            case(
-                "tensors of shapes that do not fit",
-                Code::PluginFailed,
-                &["matmul", "[2, 3]", "[4, 5]"],
-                hostile("bad-shapes", 0),
-            ),
-            case(
-                "plugin says invalid",
-                Code::InvalidInput,
-                &["the client sent nonsense"],
-                hostile("invalid", 0),
-            ),
-            case("plugin says failed", Code::PluginFailed, &["nobody can do this"], hostile("failed", 0)),
-            case(
-                "plugin says failed at length",
-                Code::PluginFailed,
-                &["\u{fffd}[31mfff"],
-                hostile("long-failure", 100_000),
-            ),
-            case(
-                "plugin says retry every time",
-                Code::RetriesExhausted,
-                &["attempt 3 of 3", "the moon"],
-                hostile("retry", 0),
-            ),
-        ],
-    )
-    .await;
-}
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_million_statuses_become_a_few_in_order_and_the_last_of_them_arrives() {
-    const FLOOD: i64 = 1_000_000;
-    let dir = tempfile::tempdir().expect("directory");
-    let patient = patient(dir.path());
-    let house = House::open(&[guest("echo"), patient]).await;
-    let mut inbox = Inbox::open(&house.broker, "replies").await;
-    let mut flood = job("patient", "flood", body(json!({"mode": "flood", "number": FLOOD})));
-    flood.properties.reply_to = Some("replies".into());
-    let start = Instant::now();
-    house.publish(flood).await;
-    let events = inbox.until_final().await;
-    let elapsed = start.elapsed();
-    let (last, statuses) = events.split_last().expect("a final event");
-    assert_eq!(kind(last), "result", "{last:?}");
-    assert!(statuses.iter().all(|m| kind(m) == "status"), "{statuses:?}");
-    let sequences: Vec<i64> = events.iter().map(|m| int(m, "sequence")).collect();
-    assert_eq!(sequences, (0..events.len() as i64).collect::<Vec<_>>(), "numbered without a gap");
-    let numbers: Vec<i64> = statuses
-        .iter()
-        .map(|m| serde_json::from_slice::<serde_json::Value>(&m.body).expect("JSON"))
-        .map(|b| b["message"].as_str().and_then(|t| t.parse().ok()).expect("a number"))
-        .collect();
-    assert!(numbers.is_sorted_by(|a, b| a < b), "in order: {numbers:?}");
-    assert_eq!(
-        (numbers[0], numbers[numbers.len() - 1]),
-        (0, FLOOD - 1),
-        "the first and the last: {numbers:?}"
-    );
-    // One an interval, and beside them the first, the last, and one at a boundary.
-    let interval = house.config.status_interval_ms;
-    let most = elapsed.as_millis() as u64 / interval + 3;
-    println!(
-        "plugin reports a million statuses | RESULT | {} published in {elapsed:?}, one each {interval} ms at most",
-        numbers.len()
-    );
-    assert!(numbers.len() as u64 <= most, "{} statuses in {elapsed:?}", numbers.len());
-    house.answers("the flood").await;
-    within("quiet", house.quiet()).await;
 }

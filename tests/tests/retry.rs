@@ -11,7 +11,7 @@ use warren_client::EventBody;
 use warren_tests::inbox::{body, error, int, job, kind};
 use warren_tests::watched::is_final;
 use warren_tests::{
-    Fate, GLANCE, Happening, House, Inbox, PATIENCE, Watched, guest, hostile, logs, variant, within,
+    Fate, GLANCE, Happening, House, Inbox, PATIENCE, Watched, guest, hostile, logs, patient, within,
 };
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,21 +90,22 @@ async fn a_job_that_never_succeeds_becomes_a_dead_letter_that_can_be_sent_again(
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_had_not_begun_at_shutdown_is_served_by_the_next_host_as_the_same_attempt() {
     let dir = tempfile::tempdir().expect("directory");
-    let clocks = [("wall_ms = 1500", "wall_ms = 60000"), ("stall_ms = 700", "stall_ms = 60000")];
-    let patient = variant(dir.path(), "hostile", "patient", &clocks);
-    let mut first = House::with(&[patient.clone()], |config| config.slots = 1).await;
+    let patient = patient(dir.path());
+    let mut first = House::with(std::slice::from_ref(&patient), |config| config.slots = 1).await;
     let broker = first.broker.connect();
     let mut inbox = Inbox::open(&broker, "replies").await;
     let count = 10;
-    for n in 0..count {
-        // The first is still at it when the others have been delivered.
-        let number = if n == 0 { 2000 } else { 1 };
-        let mut message =
-            job("patient", &format!("job-{n}"), body(json!({"mode": "busy", "number": number})));
+    let publish = async |n: u64, mode: &str, number: i64| {
+        let mut message = job("patient", &format!("job-{n}"), body(json!({"mode": mode, "number": number})));
         message.properties.reply_to = Some("replies".into());
         first.publish(message).await;
+    };
+    publish(0, "announced-busy", 2000).await;
+    assert_eq!(kind(&inbox.next().await), "status", "it has the one slot");
+    for n in 1..count {
+        publish(n, "busy", 1).await;
     }
-    // All of them are delivered; the first has the one slot.
+    // All of them are delivered, while the first still runs.
     let start = Instant::now();
     while broker.depth("warren.jobs.patient").await.expect("queue").unacked < count {
         assert!(start.elapsed() < PATIENCE, "not delivered\n{}", logs::tail(20));

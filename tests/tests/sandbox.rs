@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::json;
 use warren_tests::inbox::{body, error, job};
-use warren_tests::{GLANCE, House, Inbox, PATIENCE, guest, hostile, logs, variant};
+use warren_tests::{GLANCE, House, Inbox, PATIENCE, guest, hostile, logs, patient};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_sees_its_folder_and_its_scratch_and_nothing_else() {
@@ -110,9 +110,7 @@ async fn a_guests_log_is_bounded_and_cannot_pass_for_anything_else() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn guests_that_loop_in_every_slot_do_not_hold_up_what_needs_none() {
     let dir = tempfile::tempdir().expect("directory");
-    let clocks = [("wall_ms = 1500", "wall_ms = 60000"), ("stall_ms = 700", "stall_ms = 60000")];
-    let patient = variant(dir.path(), "hostile", "patient", &clocks);
-    let house = House::open(&[patient]).await;
+    let house = House::open(&[patient(dir.path())]).await;
     let mut loops = Inbox::open(&house.broker, "loops").await;
     let mut others = Inbox::open(&house.broker, "others").await;
     for n in 0..house.config.slots {

@@ -125,7 +125,10 @@ impl Plugin for Hostile {
                 if i64::from(job.attempt()) < number { Err(Failure::retry("not yet")) } else { Ok(done) }
             }
             "flaky" => Ok(Outputs::new().text("attempt", job.attempt().to_string())),
-            "busy" => {
+            "busy" | "announced-busy" => {
+                if mode == "announced-busy" {
+                    job.report("busy", f32::NAN, "");
+                }
                 let start = Instant::now();
                 while start.elapsed() < Duration::from_millis(number as u64) {
                     std::hint::black_box(0);
