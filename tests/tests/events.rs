@@ -123,7 +123,7 @@ async fn partials_and_statuses_come_in_the_order_in_which_they_were_said() {
     let events = events(&house, misbehave("order", "partials", count)).await;
     let sequences: Vec<i64> = events.iter().map(|m| int(m, "sequence")).collect();
     assert_eq!(sequences, (0..events.len() as i64).collect::<Vec<_>>(), "from 0 and without a gap");
-    let mut pieces = 0;
+    let (mut pieces, mut statuses) = (0, 0);
     for event in &events {
         match kind(event) {
             "partial" => {
@@ -135,6 +135,7 @@ async fn partials_and_statuses_come_in_the_order_in_which_they_were_said() {
                 // Said after piece n, so it comes after that and before the next.
                 let progress = json_of(event)["progress"].as_f64().expect("a number");
                 let after = (progress * count as f64).round() as i64;
+                statuses += 1;
                 assert_eq!(after, pieces - 1, "the status of piece {after} after {pieces} pieces");
             }
             "result" => {}
@@ -142,6 +143,7 @@ async fn partials_and_statuses_come_in_the_order_in_which_they_were_said() {
         }
     }
     assert_eq!(pieces, count, "no piece is dropped");
+    assert_eq!(statuses, count, "what was said between two pieces comes between them");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
