@@ -29,7 +29,10 @@ pub use budget::Budget;
 pub use engine::{Engine, EngineConfig, Stats};
 pub use error::{Error, ErrorKind};
 pub use op::{
-    Binary, Compare, Conv2d, FilterLayout, InputLayout, Logical, Op, PaddingMode, Reduction, Unary,
+    Activation, Arg, Binary, Compare, Conv2d, ConvTranspose2d, Direction, FilterLayout, Gru, GruCell,
+    GruCellOperands, GruLayout, GruOperands, InputLayout, Interpolation, Logical, Lstm, LstmCell,
+    LstmCellOperands, LstmLayout, LstmOperands, Op, PaddingMode, Pool2d, Pooling, Reduction, Resample2d,
+    Rounding, Splits, TransposeFilterLayout, Unary,
 };
 pub use rules::{Descriptor, infer};
 pub use session::{Session, TensorId};

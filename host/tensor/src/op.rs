@@ -1,139 +1,21 @@
 //! The operations and their attributes, as plain data.
 
+mod kinds;
+mod recurrent;
+mod spatial;
+
+pub use kinds::{Arg, Binary, Compare, Logical, Reduction, Unary};
+pub use recurrent::{
+    Activation, Direction, Gru, GruCell, GruCellOperands, GruLayout, GruOperands, Lstm, LstmCell,
+    LstmCellOperands, LstmLayout, LstmOperands,
+};
+pub use spatial::{
+    Conv2d, ConvTranspose2d, FilterLayout, InputLayout, Interpolation, Pool2d, Pooling, Resample2d, Rounding,
+    TransposeFilterLayout,
+};
+
 use crate::shape::Dims;
 use crate::types::DataType;
-
-/// Element-wise operations on two operands of one type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Binary {
-    /// Sum.
-    Add,
-    /// Difference.
-    Sub,
-    /// Product.
-    Mul,
-    /// Quotient; integer division truncates, and by zero gives 0.
-    Div,
-    /// The larger; NaN if either is.
-    Max,
-    /// The smaller; NaN if either is.
-    Min,
-    /// Power.
-    Pow,
-}
-
-/// Element-wise comparisons; the answer is uint8.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Compare {
-    /// a == b.
-    Equal,
-    /// a != b.
-    NotEqual,
-    /// a > b.
-    Greater,
-    /// a >= b.
-    GreaterOrEqual,
-    /// a < b.
-    Lesser,
-    /// a <= b.
-    LesserOrEqual,
-}
-
-/// Element-wise logic on uint8 operands; the answer is uint8.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Logical {
-    /// Both non-zero.
-    And,
-    /// Either non-zero.
-    Or,
-    /// Exactly one non-zero.
-    Xor,
-}
-
-/// Element-wise operations on one operand, without attributes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Unary {
-    /// 1 where 0 (uint8).
-    LogicalNot,
-    /// 1 where not a number (answers uint8).
-    IsNan,
-    /// 1 where infinite (answers uint8).
-    IsInfinite,
-    /// Absolute value.
-    Abs,
-    /// Smallest integer not below.
-    Ceil,
-    /// Cosine.
-    Cos,
-    /// Gauss error function.
-    Erf,
-    /// e to the power.
-    Exp,
-    /// Largest integer not above.
-    Floor,
-    /// The same values.
-    Identity,
-    /// Natural logarithm.
-    Log,
-    /// Negation.
-    Neg,
-    /// 1/x.
-    Reciprocal,
-    /// Nearest integer, ties to even.
-    RoundEven,
-    /// -1, 0 or 1.
-    Sign,
-    /// Sine.
-    Sin,
-    /// Square root.
-    Sqrt,
-    /// Tangent.
-    Tan,
-    /// max(0, x).
-    Relu,
-    /// 1/(1+exp(-x)).
-    Sigmoid,
-    /// Hyperbolic tangent.
-    Tanh,
-    /// ln(1+exp(x)).
-    Softplus,
-    /// x/(1+|x|).
-    Softsign,
-    /// 0.5*x*(1+erf(x/sqrt(2))).
-    Gelu,
-    /// x*max(0,min(6,x+3))/6.
-    HardSwish,
-}
-
-/// Reductions over axes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum Reduction {
-    /// Sum of absolute values.
-    L1,
-    /// Square root of the sum of squares.
-    L2,
-    /// ln of the sum.
-    LogSum,
-    /// ln of the sum of exp, without overflow.
-    LogSumExp,
-    /// Maximum.
-    Max,
-    /// Mean.
-    Mean,
-    /// Minimum.
-    Min,
-    /// Product.
-    Product,
-    /// Sum.
-    Sum,
-    /// Sum of squares.
-    SumSquare,
-}
 
 /// How `pad` makes the new elements.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -146,58 +28,13 @@ pub enum PaddingMode {
     Reflection,
 }
 
-/// Order of the dimensions of `conv2d`'s input and output.
+/// How `split` cuts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum InputLayout {
-    /// Batch, channels, height, width.
-    Nchw,
-    /// Batch, height, width, channels.
-    Nhwc,
-}
-
-/// Order of the dimensions of `conv2d`'s filter (o: output channels, i: input channels of a group).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-#[repr(u8)]
-pub enum FilterLayout {
-    /// o, i, height, width.
-    Oihw,
-    /// Height, width, i, o.
-    Hwio,
-    /// o, height, width, i.
-    Ohwi,
-    /// i, height, width, o.
-    Ihwo,
-}
-
-/// Attributes of `conv2d`; a third operand is the bias.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Conv2d {
-    /// Rows before, rows after, columns before, columns after.
-    pub padding: [u32; 4],
-    /// Height, width.
-    pub strides: [u32; 2],
-    /// Height, width.
-    pub dilations: [u32; 2],
-    /// Groups of channels that do not mix.
-    pub groups: u32,
-    /// Layout of input and output.
-    pub input_layout: InputLayout,
-    /// Layout of the filter.
-    pub filter_layout: FilterLayout,
-}
-
-impl Default for Conv2d {
-    fn default() -> Self {
-        Conv2d {
-            padding: [0; 4],
-            strides: [1; 2],
-            dilations: [1; 2],
-            groups: 1,
-            input_layout: InputLayout::Nchw,
-            filter_layout: FilterLayout::Oihw,
-        }
-    }
+pub enum Splits<'a> {
+    /// Into so many equal parts.
+    Count(u32),
+    /// Into parts of these sizes.
+    Sizes(&'a [u32]),
 }
 
 /// An operation with its attributes. The operands are given to `Session::record` beside it, in
@@ -312,6 +149,12 @@ pub enum Op {
     },
     /// Operands input, filter and optionally bias.
     Conv2d(Conv2d),
+    /// Operands input, filter and optionally bias.
+    ConvTranspose2d(ConvTranspose2d),
+    /// Operand input of rank 4: one number for each window.
+    Pool2d(Pooling, Pool2d),
+    /// Operand input of rank 4: reads at other places than its elements' (pixel centres at 0.5).
+    Resample2d(Resample2d),
     /// exp(x) over its sum along `axis`.
     Softmax {
         /// The axis.
@@ -326,6 +169,114 @@ pub enum Op {
         /// Keep reduced dimensions as 1.
         keep_dimensions: bool,
     },
+    /// The place along `axis` of the first smallest or largest element; of the first NaN if there
+    /// is one.
+    ArgMinMax {
+        /// Which.
+        kind: Arg,
+        /// The axis.
+        axis: u32,
+        /// Keep the reduced dimension as 1.
+        keep_dimensions: bool,
+        /// Type of the result: int32 or int64.
+        output_data_type: DataType,
+    },
+    /// Sums of the elements up to each along `axis`.
+    CumulativeSum {
+        /// The axis.
+        axis: u32,
+        /// Without the element itself.
+        exclusive: bool,
+        /// From the last to the first.
+        reversed: bool,
+    },
+    /// Operands input, mean, variance, then scale and bias where said to be given, each of shape
+    /// [size of `axis`]: scale * (input - mean) / sqrt(variance + epsilon) + bias.
+    BatchNormalization {
+        /// The axis of features.
+        axis: u32,
+        /// Converted to the input's type.
+        epsilon: f64,
+        /// Whether an operand is the scale.
+        scale: bool,
+        /// Whether the last operand is the bias.
+        bias: bool,
+    },
+    /// Operands input of rank 4, then scale and bias where said to be given, of shape [channels]:
+    /// normalizes every channel of every image by its own mean and variance.
+    InstanceNormalization {
+        /// Layout of input and output.
+        layout: InputLayout,
+        /// Converted to the input's type.
+        epsilon: f64,
+        /// Whether an operand is the scale.
+        scale: bool,
+        /// Whether the last operand is the bias.
+        bias: bool,
+    },
+    /// Operands input, then scale and bias where said to be given, their dimensions those of
+    /// `axes` in that order: normalizes by mean and variance over `axes`.
+    LayerNormalization {
+        /// Distinct axes in any order; none is all but the first.
+        axes: Option<Dims>,
+        /// Converted to the input's type.
+        epsilon: f64,
+        /// Whether an operand is the scale.
+        scale: bool,
+        /// Whether the last operand is the bias.
+        bias: bool,
+    },
+    /// Operands input, slope: max(0, x) + slope * min(0, x).
+    Prelu,
+    /// Operands input (an integer type), scale, zero point: (input - zero point) * scale, the
+    /// latter two repeated in blocks to the input's shape.
+    DequantizeLinear,
+    /// Operands input, scale, zero point (an integer type): round(input / scale) + zero point,
+    /// rounded ties to even and limited to the zero point's type.
+    QuantizeLinear,
+    /// Operands input, indices: replaces `axis` by the shape of the indices. In this and the next
+    /// operations a negative index counts from the end, and one beyond the ends is limited to
+    /// them.
+    Gather {
+        /// The axis.
+        axis: u32,
+    },
+    /// Operands input, indices (of the input's shape but for `axis`): the element whose index on
+    /// `axis` is given for each place.
+    GatherElements {
+        /// The axis.
+        axis: u32,
+    },
+    /// Operands input, indices whose last dimension holds coordinates: the slices there.
+    GatherNd,
+    /// Operands input, indices, updates (both of the input's shape but for `axis`): a copy of the
+    /// input with the elements whose index on `axis` is given replaced. Of several for one place
+    /// any may win (on the CPU the last).
+    ScatterElements {
+        /// The axis.
+        axis: u32,
+    },
+    /// Operands input, indices whose last dimension holds coordinates, updates: a copy of the
+    /// input with the slices there replaced.
+    ScatterNd,
+    /// Turns the order of elements around on `axes`; none is all of them.
+    Reverse {
+        /// Distinct axes in any order.
+        axes: Option<Dims>,
+    },
+    /// Repeats the whole along each dimension.
+    Tile {
+        /// How often, at least once, for each dimension.
+        repetitions: Dims,
+    },
+    /// The upper (column - row >= diagonal) or lower (column - row <= diagonal) part of the
+    /// matrices in the last two dimensions, 0 elsewhere.
+    Triangular {
+        /// Which part.
+        upper: bool,
+        /// The last diagonal kept, counted upwards from the main one.
+        diagonal: i32,
+    },
 }
 
 impl Op {
@@ -333,22 +284,9 @@ impl Op {
     pub fn name(&self) -> &'static str {
         match self {
             Op::Fill { .. } => "fill",
-            Op::Binary(Binary::Add) => "add",
-            Op::Binary(Binary::Sub) => "sub",
-            Op::Binary(Binary::Mul) => "mul",
-            Op::Binary(Binary::Div) => "div",
-            Op::Binary(Binary::Max) => "max",
-            Op::Binary(Binary::Min) => "min",
-            Op::Binary(Binary::Pow) => "pow",
-            Op::Compare(Compare::Equal) => "equal",
-            Op::Compare(Compare::NotEqual) => "not-equal",
-            Op::Compare(Compare::Greater) => "greater",
-            Op::Compare(Compare::GreaterOrEqual) => "greater-or-equal",
-            Op::Compare(Compare::Lesser) => "lesser",
-            Op::Compare(Compare::LesserOrEqual) => "lesser-or-equal",
-            Op::Logical(Logical::And) => "logical-and",
-            Op::Logical(Logical::Or) => "logical-or",
-            Op::Logical(Logical::Xor) => "logical-xor",
+            Op::Binary(b) => b.name(),
+            Op::Compare(c) => c.name(),
+            Op::Logical(l) => l.name(),
             Op::Unary(u) => u.name(),
             Op::Clamp { .. } => "clamp",
             Op::Elu { .. } => "elu",
@@ -366,8 +304,27 @@ impl Op {
             Op::Matmul => "matmul",
             Op::Gemm { .. } => "gemm",
             Op::Conv2d(_) => "conv2d",
+            Op::ConvTranspose2d(_) => "conv-transpose2d",
+            Op::Pool2d(kind, _) => kind.name(),
+            Op::Resample2d(_) => "resample2d",
             Op::Softmax { .. } => "softmax",
             Op::Reduce { kind, .. } => kind.name(),
+            Op::ArgMinMax { kind, .. } => kind.name(),
+            Op::CumulativeSum { .. } => "cumulative-sum",
+            Op::BatchNormalization { .. } => "batch-normalization",
+            Op::InstanceNormalization { .. } => "instance-normalization",
+            Op::LayerNormalization { .. } => "layer-normalization",
+            Op::Prelu => "prelu",
+            Op::DequantizeLinear => "dequantize-linear",
+            Op::QuantizeLinear => "quantize-linear",
+            Op::Gather { .. } => "gather",
+            Op::GatherElements { .. } => "gather-elements",
+            Op::GatherNd => "gather-nd",
+            Op::ScatterElements { .. } => "scatter-elements",
+            Op::ScatterNd => "scatter-nd",
+            Op::Reverse { .. } => "reverse",
+            Op::Tile { .. } => "tile",
+            Op::Triangular { .. } => "triangular",
         }
     }
 
@@ -390,56 +347,5 @@ impl Op {
                 | Op::Where
                 | Op::Expand { .. }
         )
-    }
-}
-
-impl Unary {
-    /// The operation's name in `wit/tensors.wit`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Unary::LogicalNot => "logical-not",
-            Unary::IsNan => "is-nan",
-            Unary::IsInfinite => "is-infinite",
-            Unary::Abs => "abs",
-            Unary::Ceil => "ceil",
-            Unary::Cos => "cos",
-            Unary::Erf => "erf",
-            Unary::Exp => "exp",
-            Unary::Floor => "floor",
-            Unary::Identity => "identity",
-            Unary::Log => "log",
-            Unary::Neg => "neg",
-            Unary::Reciprocal => "reciprocal",
-            Unary::RoundEven => "round-even",
-            Unary::Sign => "sign",
-            Unary::Sin => "sin",
-            Unary::Sqrt => "sqrt",
-            Unary::Tan => "tan",
-            Unary::Relu => "relu",
-            Unary::Sigmoid => "sigmoid",
-            Unary::Tanh => "tanh",
-            Unary::Softplus => "softplus",
-            Unary::Softsign => "softsign",
-            Unary::Gelu => "gelu",
-            Unary::HardSwish => "hard-swish",
-        }
-    }
-}
-
-impl Reduction {
-    /// The operation's name in `wit/tensors.wit`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Reduction::L1 => "reduce-l1",
-            Reduction::L2 => "reduce-l2",
-            Reduction::LogSum => "reduce-log-sum",
-            Reduction::LogSumExp => "reduce-log-sum-exp",
-            Reduction::Max => "reduce-max",
-            Reduction::Mean => "reduce-mean",
-            Reduction::Min => "reduce-min",
-            Reduction::Product => "reduce-product",
-            Reduction::Sum => "reduce-sum",
-            Reduction::SumSquare => "reduce-sum-square",
-        }
     }
 }

@@ -5,7 +5,7 @@ use crate::error::Error;
 use crate::op::{Conv2d, FilterLayout, InputLayout};
 use crate::shape::{Dims, MAX_ELEMENTS, broadcast, broadcasts_to};
 
-fn float_pair<'a>(
+pub(super) fn float_pair<'a>(
     name: &'static str,
     inputs: &'a [Descriptor],
 ) -> Result<(&'a Descriptor, &'a Descriptor), Error> {

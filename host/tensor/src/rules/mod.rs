@@ -1,8 +1,14 @@
 //! The one place that knows which types and shapes an operation takes and what it answers.
 //! Every function is total: whatever a guest sends, the answer is a descriptor or an error.
 
+mod index;
 mod linear;
 mod movement;
+mod normalize;
+pub(crate) mod recurrent;
+mod spatial;
+
+use std::fmt::Write;
 
 use crate::error::Error;
 use crate::op::{Op, Reduction, Unary};
@@ -10,6 +16,9 @@ use crate::shape::{Dims, MAX_ELEMENTS, MAX_RANK, broadcast, broadcasts_to};
 use crate::types::DataType;
 
 pub(crate) use linear::{ConvSizes, conv_sizes};
+pub(crate) use movement::split;
+pub(crate) use normalize::layer_axes;
+pub(crate) use spatial::{ConvTransposeSizes, PoolSizes, conv_transpose_sizes, pool_sizes};
 
 /// Type and shape of a tensor.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,8 +58,27 @@ fn limited(operation: &'static str, shape: Dims) -> Result<Dims, Error> {
     }
 }
 
-/// Type and shape of `op`'s result on these operands.
+/// Type and shape of `op`'s result on these operands. An error names the operation, what does not
+/// fit, and the operands.
 pub fn infer(op: &Op, inputs: &[Descriptor]) -> Result<Descriptor, Error> {
+    rule(op, inputs).map_err(|error| with_operands(error, inputs))
+}
+
+#[cold]
+fn with_operands(mut error: Error, inputs: &[Descriptor]) -> Error {
+    const SHOWN: usize = 8;
+    for (i, d) in inputs.iter().take(SHOWN).enumerate() {
+        let lead = if i == 0 { "; operands:" } else { "," };
+        // Writing to a string cannot fail.
+        let _ = write!(error.message, "{lead} {} {:?}", d.data_type, d.shape);
+    }
+    if inputs.len() > SHOWN {
+        let _ = write!(error.message, " and {} more", inputs.len() - SHOWN);
+    }
+    error
+}
+
+fn rule(op: &Op, inputs: &[Descriptor]) -> Result<Descriptor, Error> {
     let name = op.name();
     check_arity(op, inputs.len())?;
     let first = inputs.first().copied();
@@ -126,22 +154,65 @@ pub fn infer(op: &Op, inputs: &[Descriptor]) -> Result<Descriptor, Error> {
             same(input.data_type)
         }
         Op::Reduce { kind, axes, keep_dimensions } => reduce(*kind, input, axes.as_ref(), *keep_dimensions),
+        Op::ConvTranspose2d(c) => spatial::conv_transpose2d(name, inputs, c),
+        Op::Pool2d(kind, p) => spatial::pool2d(*kind, input, p),
+        Op::Resample2d(r) => spatial::resample2d(name, input, r),
+        Op::ArgMinMax { kind, axis, keep_dimensions, output_data_type } => {
+            index::arg_min_max(*kind, input, *axis, *keep_dimensions, *output_data_type)
+        }
+        Op::CumulativeSum { axis, .. } => {
+            accumulable(name, input.data_type)?;
+            axis_below(name, *axis, input.shape.rank())?;
+            same(input.data_type)
+        }
+        Op::BatchNormalization { axis, scale, .. } => normalize::batch(name, inputs, *axis, *scale),
+        Op::InstanceNormalization { layout, scale, .. } => normalize::instance(name, inputs, *layout, *scale),
+        Op::LayerNormalization { axes, scale, .. } => normalize::layer(name, inputs, axes.as_ref(), *scale),
+        Op::Prelu => {
+            signed(name, input.data_type)?;
+            Ok(Descriptor { data_type: input.data_type, shape: pair(name, inputs)? })
+        }
+        Op::DequantizeLinear => normalize::linear(name, inputs, false),
+        Op::QuantizeLinear => normalize::linear(name, inputs, true),
+        Op::Gather { axis } => index::gather(name, inputs, *axis),
+        Op::GatherElements { axis } => index::gather_elements(name, inputs, *axis),
+        Op::GatherNd => index::gather_nd(name, inputs),
+        Op::ScatterElements { axis } => index::scatter_elements(name, inputs, *axis),
+        Op::ScatterNd => index::scatter_nd(name, inputs),
+        Op::Reverse { axes } => {
+            axes_mask(name, axes.as_ref(), input.shape.rank())?;
+            same(input.data_type)
+        }
+        Op::Tile { repetitions } => movement::tile(name, input, repetitions),
+        Op::Triangular { .. } => movement::triangular(name, input),
     }
 }
 
 fn check_arity(op: &Op, given: usize) -> Result<(), Error> {
     let (least, most) = match op {
         Op::Fill { .. } => (0, 0),
-        Op::Binary(_) | Op::Compare(_) | Op::Logical(_) | Op::Matmul => (2, 2),
-        Op::Where => (3, 3),
-        Op::Gemm { .. } | Op::Conv2d(_) => (2, 3),
+        Op::Binary(_) | Op::Compare(_) | Op::Logical(_) | Op::Matmul | Op::Prelu => (2, 2),
+        Op::Gather { .. } | Op::GatherElements { .. } | Op::GatherNd => (2, 2),
+        Op::Where | Op::DequantizeLinear | Op::QuantizeLinear => (3, 3),
+        Op::ScatterElements { .. } | Op::ScatterNd => (3, 3),
+        Op::Gemm { .. } | Op::Conv2d(_) | Op::ConvTranspose2d(_) => (2, 3),
+        Op::BatchNormalization { scale, bias, .. } => exactly(3, *scale, *bias),
+        Op::InstanceNormalization { scale, bias, .. } | Op::LayerNormalization { scale, bias, .. } => {
+            exactly(1, *scale, *bias)
+        }
         Op::Concat { .. } => (1, usize::MAX),
         _ => (1, 1),
     };
     if (least..=most).contains(&given) {
         return Ok(());
     }
-    Err(Error::invalid(op.name(), format!("{given} operands given, takes at least {least}")))
+    let takes = if least == most { format!("takes {least}") } else { format!("takes at least {least}") };
+    Err(Error::invalid(op.name(), format!("{given} operands given, {takes}")))
+}
+
+fn exactly(least: usize, scale: bool, bias: bool) -> (usize, usize) {
+    let count = least + usize::from(scale) + usize::from(bias);
+    (count, count)
 }
 
 fn require(
@@ -159,6 +230,16 @@ fn require(
 
 fn float(name: &'static str, operand: &str, found: DataType) -> Result<(), Error> {
     require(name, operand, found, found.is_float(), "float32 or float16")
+}
+
+fn signed(name: &'static str, found: DataType) -> Result<(), Error> {
+    let fits = found.is_float() || matches!(found, DataType::Int32 | DataType::Int64 | DataType::Int8);
+    require(name, "input", found, fits, "float32, float16, int32, int64 or int8")
+}
+
+fn accumulable(name: &'static str, found: DataType) -> Result<(), Error> {
+    let fits = !matches!(found, DataType::Int8 | DataType::Uint8);
+    require(name, "input", found, fits, "float32, float16, int32, uint32, int64 or uint64")
 }
 
 fn axis_below(name: &'static str, axis: u32, rank: usize) -> Result<(), Error> {
@@ -192,23 +273,16 @@ fn pair(name: &'static str, inputs: &[Descriptor]) -> Result<Dims, Error> {
 }
 
 fn unary(op: Unary, input: Descriptor) -> Result<Descriptor, Error> {
-    use DataType::{Int8, Int32, Int64, Uint8};
     let name = op.name();
     let t = input.data_type;
     match op {
         Unary::Identity => {}
-        Unary::LogicalNot => require(name, "a", t, t == Uint8, "uint8")?,
-        Unary::Abs | Unary::Neg | Unary::Sign | Unary::Relu => require(
-            name,
-            "input",
-            t,
-            t.is_float() || matches!(t, Int32 | Int64 | Int8),
-            "float32, float16, int32, int64 or int8",
-        )?,
+        Unary::LogicalNot => require(name, "a", t, t == DataType::Uint8, "uint8")?,
+        Unary::Abs | Unary::Neg | Unary::Sign | Unary::Relu => signed(name, t)?,
         _ => float(name, "input", t)?,
     }
     let data_type = match op {
-        Unary::IsNan | Unary::IsInfinite => Uint8,
+        Unary::IsNan | Unary::IsInfinite => DataType::Uint8,
         _ => t,
     };
     Ok(Descriptor { data_type, shape: input.shape })
@@ -263,22 +337,21 @@ fn reduce(kind: Reduction, input: Descriptor, axes: Option<&Dims>, keep: bool) -
         Reduction::L2 | Reduction::LogSum | Reduction::LogSumExp | Reduction::Mean => {
             float(name, "input", t)?;
         }
-        _ => require(
-            name,
-            "input",
-            t,
-            !matches!(t, DataType::Int8 | DataType::Uint8),
-            "float32, float16, int32, uint32, int64 or uint64",
-        )?,
+        _ => accumulable(name, t)?,
     }
     let mask = axes_mask(name, axes, input.shape.rank())?;
+    let shape = reduced_shape(&input.shape, mask, keep);
+    Ok(Descriptor { data_type: t, shape: limited(name, shape)? })
+}
+
+fn reduced_shape(input: &Dims, mask: u32, keep: bool) -> Dims {
     let mut shape = Dims::SCALAR;
-    for (i, &d) in input.shape.as_slice().iter().enumerate() {
+    for (i, &d) in input.as_slice().iter().enumerate() {
         let reduced = mask & (1 << i) != 0;
         if !reduced || keep {
             // Never more than the input's rank.
             let _ = shape.push(if reduced { 1 } else { d });
         }
     }
-    Ok(Descriptor { data_type: t, shape: limited(name, shape)? })
+    shape
 }

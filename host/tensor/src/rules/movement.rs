@@ -2,8 +2,11 @@
 
 use super::{Descriptor, axis_below, limited, same_length};
 use crate::error::Error;
-use crate::op::PaddingMode;
+use crate::op::{PaddingMode, Splits};
 use crate::shape::Dims;
+
+/// The most tensors that one `split` answers.
+pub(crate) const MAX_SPLITS: u32 = 1 << 16;
 
 pub(super) fn transpose(
     name: &'static str,
@@ -128,4 +131,51 @@ pub(super) fn pad(
         *out = sum.ok_or_else(|| Error::invalid(name, format!("the padded axis {i} exceeds 32 bits")))?;
     }
     Ok(Descriptor { data_type: input.data_type, shape: limited(name, shape)? })
+}
+
+pub(super) fn tile(name: &'static str, input: Descriptor, repetitions: &Dims) -> Result<Descriptor, Error> {
+    same_length(name, "repetitions", repetitions, input.shape.rank())?;
+    let mut shape = input.shape;
+    for (i, (out, &times)) in shape.as_mut_slice().iter_mut().zip(repetitions.as_slice()).enumerate() {
+        if times == 0 {
+            return Err(Error::invalid(name, format!("repetitions {repetitions:?} hold a 0")));
+        }
+        let product = out.checked_mul(times);
+        *out = product.ok_or_else(|| Error::invalid(name, format!("the tiled axis {i} exceeds 32 bits")))?;
+    }
+    Ok(Descriptor { data_type: input.data_type, shape: limited(name, shape)? })
+}
+
+pub(super) fn triangular(name: &'static str, input: Descriptor) -> Result<Descriptor, Error> {
+    if input.shape.rank() < 2 {
+        return Err(Error::invalid(name, format!("input {:?} needs rank 2 or more", input.shape)));
+    }
+    Ok(input)
+}
+
+/// Sizes along `axis` of what `split` answers: equal parts, or the given ones. Sizes of 0 are
+/// refused unless the axis itself is 0 long.
+pub(crate) fn split(input: Descriptor, splits: &Splits<'_>, axis: u32) -> Result<Vec<u32>, Error> {
+    const NAME: &str = "split";
+    axis_below(NAME, axis, input.shape.rank())?;
+    let size = input.shape.as_slice()[axis as usize];
+    let mismatch = |what: String| {
+        Err(Error::invalid(NAME, format!("{what} for axis {axis} of input {:?}", input.shape)))
+    };
+    match *splits {
+        Splits::Count(count) => {
+            if count == 0 || count > MAX_SPLITS || !size.is_multiple_of(count) {
+                return mismatch(format!("{count} equal parts cannot be had"));
+            }
+            Ok(vec![size / count; count as usize])
+        }
+        Splits::Sizes(sizes) => {
+            let sum: u64 = sizes.iter().map(|&s| u64::from(s)).sum();
+            let empty = size > 0 && sizes.contains(&0);
+            if sizes.is_empty() || sizes.len() > MAX_SPLITS as usize || empty || sum != u64::from(size) {
+                return mismatch(format!("{} sizes that sum to {sum} do not fit", sizes.len()));
+            }
+            Ok(sizes.to_vec())
+        }
+    }
 }
