@@ -23,6 +23,14 @@ const PARALLEL_WORK: usize = 1 << 16;
 
 /// Compiles a graph for so many threads.
 pub(crate) fn lower(graph: &Graph, isa: Isa, threads: usize) -> Result<Plan, Error> {
+    let mut plan = kernels(graph, isa, threads)?;
+    plan.peak = assign_memory(&plan.slots, &mut plan.steps, &plan.results);
+    Ok(plan)
+}
+
+/// Chooses kernels and fuses chains, and leaves the lifetimes of slots open (`frees`, `in_place`,
+/// `peak`): what other backends start from too.
+pub(crate) fn kernels(graph: &Graph, isa: Isa, threads: usize) -> Result<Plan, Error> {
     let fusion = Fusion::of(graph);
     let mut lowering = Lowering {
         graph,
@@ -41,9 +49,8 @@ pub(crate) fn lower(graph: &Graph, isa: Isa, threads: usize) -> Result<Plan, Err
     for (index, node) in graph.nodes.iter().enumerate().filter(|(_, n)| n.output) {
         results.push((lowering.place(Source::Node(index as u32))?, node.descriptor));
     }
-    let Lowering { slots, mut steps, work, .. } = lowering;
-    let peak = assign_memory(&slots, &mut steps, &results);
-    Ok(Plan { slots, steps, results, peak, parallel: threads > 1 && work >= PARALLEL_WORK })
+    let Lowering { slots, steps, work, .. } = lowering;
+    Ok(Plan { slots, steps, results, peak: 0, parallel: threads > 1 && work >= PARALLEL_WORK })
 }
 
 struct Lowering<'a> {

@@ -1,21 +1,21 @@
 //! The CPU backend.
 
-mod block;
+pub(crate) mod block;
 mod context;
-mod conv;
+pub(crate) mod conv;
 mod direct;
 mod fuse;
 mod interpret;
-mod lower;
+pub(crate) mod lower;
 mod math;
-mod matmul;
-mod memory;
-mod movement;
-mod plan;
-mod program;
-mod reduce;
-mod run;
-mod simd;
+pub(crate) mod matmul;
+pub(crate) mod memory;
+pub(crate) mod movement;
+pub(crate) mod plan;
+pub(crate) mod program;
+pub(crate) mod reduce;
+pub(crate) mod run;
+pub(crate) mod simd;
 
 #[cfg(test)]
 mod tests;
