@@ -16,6 +16,13 @@ pub(crate) trait Backend: Send + Sync {
     /// Plans a graph once; the result is shared by every job that records an equal graph, so it
     /// must hold nothing of any job.
     fn compile(&self, graph: &Graph) -> Result<Arc<dyn Compiled>, Error>;
+
+    /// Brings a value's elements to host memory, where they are not there already: waits for the
+    /// work that makes them, no longer than until `cancel` is set.
+    fn fetch(&self, value: &Value, cancel: &AtomicBool) -> Result<(), Error>;
+
+    /// Bytes on the device: (in use, free and kept for reuse). Host memory is not counted.
+    fn memory(&self) -> (u64, u64);
 }
 
 /// A graph planned for a device.

@@ -13,6 +13,9 @@ pub enum ErrorKind {
     Cancelled,
     /// The device failed.
     Device,
+    /// The device was lost while it held what the job had computed. The next use makes a new one,
+    /// so the job may be run again from its start; constants and assets are uploaded again.
+    DeviceLost,
 }
 
 /// An operation's refusal.
@@ -54,5 +57,11 @@ impl Error {
     #[cold]
     pub fn device(operation: &'static str, message: impl Into<String>) -> Error {
         Error { kind: ErrorKind::Device, operation, message: message.into() }
+    }
+
+    /// An [`ErrorKind::DeviceLost`].
+    #[cold]
+    pub fn device_lost(operation: &'static str, message: impl Into<String>) -> Error {
+        Error { kind: ErrorKind::DeviceLost, operation, message: message.into() }
     }
 }

@@ -24,6 +24,7 @@ mod session;
 mod shape;
 mod types;
 mod value;
+mod wgpu;
 
 pub use budget::Budget;
 pub use engine::{Engine, EngineConfig, Stats};

@@ -1,11 +1,12 @@
 //! Evaluated tensors: immutable, shareable between jobs, charged to a budget until dropped.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::budget::Charge;
 use crate::buffer::{Buffer, BufferPool, capacity_for};
 use crate::rules::Descriptor;
 use crate::types::DataType;
+use crate::wgpu::DeviceBuffer;
 
 /// An evaluated, immutable tensor. Its bytes stay charged to the budget of the job that made it
 /// until the last value on the same memory is dropped.
@@ -16,9 +17,13 @@ pub struct Value {
 }
 
 /// Memory that one or several values (reshapes of each other) read.
+///
+/// It lies in host memory, on a device, or in both places with the same elements: it is charged
+/// once, so a budget bounds what a job holds in each of the two.
 #[derive(Debug)]
 pub(crate) struct Storage {
-    buffer: Buffer,
+    host: OnceLock<Buffer>,
+    device: Mutex<Option<Arc<DeviceBuffer>>>,
     charge: Charge,
     prepacked: OnceLock<Prepacked>,
 }
@@ -45,8 +50,36 @@ pub(crate) struct PackedForm {
 
 impl Value {
     pub(crate) fn new(descriptor: Descriptor, buffer: Buffer, charge: Charge) -> Value {
-        let storage = Storage { buffer, charge, prepacked: OnceLock::new() };
+        let device = Mutex::new(None);
+        let storage = Storage { host: OnceLock::from(buffer), device, charge, prepacked: OnceLock::new() };
         Value { descriptor, storage: Arc::new(storage) }
+    }
+
+    /// A value that lies on a device only, as yet.
+    pub(crate) fn on_device(descriptor: Descriptor, buffer: Arc<DeviceBuffer>, charge: Charge) -> Value {
+        let device = Mutex::new(Some(buffer));
+        let storage = Storage { host: OnceLock::new(), device, charge, prepacked: OnceLock::new() };
+        Value { descriptor, storage: Arc::new(storage) }
+    }
+
+    /// The elements where they lie in host memory.
+    pub(crate) fn host(&self) -> Option<&[u8]> {
+        self.storage.host.get().map(Buffer::bytes)
+    }
+
+    /// Keeps a copy in host memory; one that is there already stays.
+    pub(crate) fn set_host(&self, buffer: Buffer) {
+        let _ = self.storage.host.set(buffer);
+    }
+
+    /// The copy on a device, of whatever generation that is.
+    pub(crate) fn device(&self) -> Option<Arc<DeviceBuffer>> {
+        self.storage.device.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Keeps a copy on a device.
+    pub(crate) fn set_device(&self, buffer: Arc<DeviceBuffer>) {
+        *self.storage.device.lock().unwrap_or_else(PoisonError::into_inner) = Some(buffer);
     }
 
     /// The same memory under another shape (of the same number of elements).
@@ -70,9 +103,10 @@ impl Value {
         &self.descriptor
     }
 
-    /// The elements: row-major, little-endian, aligned to 64 bytes.
+    /// The elements: row-major, little-endian, aligned to 64 bytes. Every value that the engine or
+    /// a session hands out lies in host memory.
     pub fn bytes(&self) -> &[u8] {
-        self.storage.buffer.bytes()
+        self.host().unwrap_or_default()
     }
 
     /// The rearrangement `form`, made by `fill` if no run has made it before. `None` where another

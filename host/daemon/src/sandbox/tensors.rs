@@ -62,7 +62,7 @@ fn error(state: &mut State, error: warren_tensor::Error) -> Result<wit::Error> {
         }
         ErrorKind::Cancelled if state.watch.is_stopped() => return Err(stop_error(&state.watch)),
         ErrorKind::Cancelled => wit::ErrorKind::Cancelled,
-        ErrorKind::Device => wit::ErrorKind::Device,
+        ErrorKind::Device | ErrorKind::DeviceLost => wit::ErrorKind::Device,
     };
     Ok(refusal(kind, error.operation, error.message))
 }

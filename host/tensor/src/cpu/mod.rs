@@ -69,6 +69,19 @@ impl Cpu {
     }
 }
 
+impl Cpu {
+    /// The kernels of a graph, without the lifetimes of what they compute.
+    pub(crate) fn kernels(&self, graph: &Graph) -> Result<Plan, Error> {
+        lower::kernels(graph, self.shared.isa, self.shared.threads)
+    }
+
+    /// Plans the lifetimes, and makes the plan one to run.
+    pub(crate) fn finish(&self, mut plan: Plan) -> Arc<dyn Compiled> {
+        plan.peak = memory::assign_memory(&plan.slots, &mut plan.steps, &plan.results);
+        Arc::new(CpuPlan { plan, shared: Arc::clone(&self.shared) })
+    }
+}
+
 impl Backend for Cpu {
     fn name(&self) -> &'static str {
         "cpu"
@@ -77,6 +90,14 @@ impl Backend for Cpu {
     fn compile(&self, graph: &Graph) -> Result<Arc<dyn Compiled>, Error> {
         let plan = lower::lower(graph, self.shared.isa, self.shared.threads)?;
         Ok(Arc::new(CpuPlan { plan, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn fetch(&self, _: &Value, _: &AtomicBool) -> Result<(), Error> {
+        Ok(())
+    }
+
+    fn memory(&self) -> (u64, u64) {
+        (0, 0)
     }
 }
 
