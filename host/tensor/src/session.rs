@@ -231,6 +231,11 @@ impl Session {
         &self.budget
     }
 
+    /// Type and shape of an operand of `operation`.
+    pub(crate) fn describe(&self, operation: &'static str, id: TensorId) -> Result<Descriptor, Error> {
+        Ok(self.node(operation, id)?.descriptor)
+    }
+
     #[inline]
     fn node(&self, operation: &'static str, id: TensorId) -> Result<&Node, Error> {
         match self.nodes.get(id.index()) {

@@ -5,17 +5,22 @@ mod context;
 pub(crate) mod conv;
 mod direct;
 mod fuse;
+pub(crate) mod index;
 mod interpret;
 pub(crate) mod lower;
 mod math;
 pub(crate) mod matmul;
 pub(crate) mod memory;
 pub(crate) mod movement;
+pub(crate) mod normalize;
 pub(crate) mod plan;
+pub(crate) mod pool;
 pub(crate) mod program;
 pub(crate) mod reduce;
 pub(crate) mod run;
+pub(crate) mod scan;
 pub(crate) mod simd;
+pub(crate) mod transposed;
 
 #[cfg(test)]
 mod tests;

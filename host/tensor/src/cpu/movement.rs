@@ -11,23 +11,24 @@ const GRAIN: usize = 1 << 15;
 const TILE: usize = 32;
 
 /// A dense result read from a strided source: for every result element in row-major order, the
-/// source element at offset + sum(index * stride). Dimensions are collapsed where possible.
+/// source element at offset + sum(index * stride). Strides may be negative (`reverse`) or 0
+/// (`tile`). Dimensions are collapsed where possible.
 #[derive(Debug, Clone)]
 pub(crate) struct StridedCopy {
     /// (size, source stride in elements), innermost last; never empty.
-    pub dims: Vec<(usize, usize)>,
+    pub dims: Vec<(usize, isize)>,
     /// Of the first element.
     pub offset: usize,
 }
 
 impl StridedCopy {
     /// A copy over these dimensions, collapsed.
-    pub fn new(dims: impl Iterator<Item = (usize, usize)>, offset: usize) -> StridedCopy {
-        let mut out: Vec<(usize, usize)> = Vec::new();
+    pub fn new(dims: impl Iterator<Item = (usize, isize)>, offset: usize) -> StridedCopy {
+        let mut out: Vec<(usize, isize)> = Vec::new();
         for (size, stride) in dims {
             match out.last_mut() {
                 _ if size == 1 => {}
-                Some((outer, step)) if *step == stride * size => {
+                Some((outer, step)) if *step == stride * size as isize => {
                     *outer *= size;
                     *step = stride;
                 }
@@ -77,7 +78,7 @@ impl StridedCopy {
                     let target = unsafe { shared.piece(first * n, count * n) };
                     for (row, target) in target.chunks_exact_mut(n).enumerate() {
                         let from = self.row_offset(first + row, last);
-                        copy_row(&source[from..], step, target);
+                        copy_row(source, from, step, target);
                     }
                 });
             }
@@ -86,12 +87,12 @@ impl StridedCopy {
 
     /// Source offset of the row-major `index` over the dimensions before `axes`.
     fn row_offset(&self, mut index: usize, axes: usize) -> usize {
-        let mut offset = self.offset;
+        let mut offset = self.offset as isize;
         for &(size, stride) in self.dims[..axes].iter().rev() {
-            offset += index % size * stride;
+            offset += (index % size) as isize * stride;
             index /= size;
         }
-        offset
+        offset as usize // an element of the source
     }
 
     /// Source rows run along `axis`, target rows along the last: goes by tiles of the two.
@@ -117,20 +118,31 @@ impl StridedCopy {
                     // SAFETY: each target row belongs to one task.
                     #[allow(unsafe_code)]
                     let target = unsafe { shared.piece(at, width) };
-                    let source = &source[from + row + left * step..];
-                    copy_row(source, step, target);
+                    let from = (from + row) as isize + left as isize * step;
+                    copy_row(source, from as usize, step, target);
                 }
             }
         });
     }
 }
 
+/// target[i] = source[from + i * step].
 #[inline]
-fn copy_row<T: Element>(source: &[T], step: usize, target: &mut [T]) {
+fn copy_row<T: Element>(source: &[T], from: usize, step: isize, target: &mut [T]) {
+    let last = target.len().saturating_sub(1) as isize;
     match step {
-        1 => target.copy_from_slice(&source[..target.len()]),
-        0 => target.fill(source[0]),
-        _ => target.iter_mut().zip(source.iter().step_by(step)).for_each(|(t, s)| *t = *s),
+        1 => target.copy_from_slice(&source[from..from + target.len()]),
+        0 => target.fill(source[from]),
+        _ if step > 0 => {
+            let source = source[from..].iter().step_by(step as usize);
+            target.iter_mut().zip(source).for_each(|(t, s)| *t = *s);
+        }
+        _ => {
+            // Backwards: read the same elements from the lowest on.
+            let low = (from as isize + last * step) as usize;
+            let source = source[low..].iter().step_by(step.unsigned_abs());
+            target.iter_mut().rev().zip(source).for_each(|(t, s)| *t = *s);
+        }
     }
 }
 

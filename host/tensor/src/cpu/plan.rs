@@ -1,10 +1,15 @@
 //! A compiled graph for the CPU: kernels in order, and the memory that each needs.
 
 use crate::cpu::conv::Conv;
+use crate::cpu::index::{Along, Gather, Slices};
 use crate::cpu::matmul::{Matmul, Product};
 use crate::cpu::movement::{Concat, Pad, StridedCopy};
+use crate::cpu::normalize::Normalize;
+use crate::cpu::pool::{Pool, Resample};
 use crate::cpu::program::{Pattern, Program};
 use crate::cpu::reduce::{Reduce, Softmax};
+use crate::cpu::scan::{ArgMinMax, CumulativeSum, Triangular};
+use crate::cpu::transposed::ConvTranspose;
 use crate::rules::Descriptor;
 
 /// Where a tensor lies.
@@ -32,6 +37,26 @@ pub(crate) enum Kernel {
     /// The product, and how a third operand is read and scaled beforehand.
     Gemm(Product, Option<(Pattern, f32)>),
     Conv(Box<Conv>),
+    ConvTranspose(Box<ConvTranspose>),
+    Pool(Pool),
+    /// Element size, resampling.
+    Resample(usize, Resample),
+    ArgMinMax(ArgMinMax),
+    CumulativeSum(CumulativeSum),
+    /// Operands: the rows, then scale and bias where said to be given.
+    Normalize(Normalize),
+    /// Element size, sizes. Operands input, indices.
+    Gather(usize, Gather),
+    /// As above.
+    GatherElements(usize, Along),
+    /// As above.
+    GatherNd(usize, Slices),
+    /// Element size, sizes. Operands input, indices, updates.
+    ScatterElements(usize, Along),
+    /// As above.
+    ScatterNd(usize, Slices),
+    /// Element size, matrices.
+    Triangular(usize, Triangular),
     /// float16 to float32.
     Widen,
     /// float32 to float16.
@@ -89,7 +114,9 @@ impl Step {
             }
             Kernel::Matmul(m) => m.batches.len() * 16,
             Kernel::Conv(c) => size_of::<Conv>() + c.taps() * 4,
+            Kernel::ConvTranspose(_) => size_of::<ConvTranspose>(),
             Kernel::Concat(c) => c.pieces.len() * 8,
+            Kernel::GatherNd(_, s) | Kernel::ScatterNd(_, s) => s.dims.len() * 8,
             _ => 64,
         };
         size_of::<Step>() + kernel + (self.inputs.len() + self.outputs.len() + self.frees.len()) * 8

@@ -10,6 +10,7 @@ use crate::cpu::interpret::{self, Memory};
 use crate::cpu::matmul::broadcast_scaled;
 use crate::cpu::plan::{Kernel, Place, Plan, Step};
 use crate::cpu::simd;
+use crate::cpu::transposed::ConvTranspose;
 use crate::error::Error;
 use crate::value::{PackedForm, Value};
 
@@ -18,6 +19,43 @@ struct Run<'a> {
     buffers: Vec<Option<Buffer>>,
     pool: &'a Arc<BufferPool>,
     context: &'a Context<'a>,
+}
+
+/// The convolutions: both arrange their filter first, for all runs where it is given.
+#[derive(Clone, Copy)]
+enum Convolution<'a> {
+    Plain(&'a Conv),
+    Transposed(&'a ConvTranspose),
+}
+
+impl Convolution<'_> {
+    fn packed(self) -> usize {
+        match self {
+            Convolution::Plain(c) => c.packed(),
+            Convolution::Transposed(c) => c.packed(),
+        }
+    }
+
+    fn packing(self) -> [usize; 4] {
+        match self {
+            Convolution::Plain(c) => c.packing(),
+            Convolution::Transposed(c) => c.packing(),
+        }
+    }
+
+    fn pack(self, filter: &[f32], packed: &mut [f32]) {
+        match self {
+            Convolution::Plain(c) => c.pack(filter, packed),
+            Convolution::Transposed(c) => c.pack(filter, packed),
+        }
+    }
+
+    fn run(self, context: &Context<'_>, operands: Operands<'_>) {
+        match self {
+            Convolution::Plain(c) => c.run(context, operands),
+            Convolution::Transposed(c) => c.run(context, operands),
+        }
+    }
 }
 
 /// Computes the plan's results from `leaves`; `charge` covers the plan's peak.
@@ -136,7 +174,27 @@ impl Run<'_> {
                 }
                 product.run(context, view(input(0)?), view(input(1)?), target);
             }
-            Kernel::Conv(conv) => self.conv(conv, step, output, scratch)?,
+            Kernel::Conv(conv) => self.conv(Convolution::Plain(conv), step, output, scratch)?,
+            Kernel::ConvTranspose(conv) => self.conv(Convolution::Transposed(conv), step, output, scratch)?,
+            Kernel::Pool(pool) => pool.run(context, input(0)?, output),
+            Kernel::Resample(size, resample) => resample.run(context, *size, input(0)?, output),
+            Kernel::ArgMinMax(arg) => arg.run(context, input(0)?, output),
+            Kernel::CumulativeSum(sum) => sum.run(context, input(0)?, output),
+            Kernel::Normalize(normalize) => {
+                let scale = if normalize.scale { view(input(1)?) } else { &[] };
+                let bias = if normalize.bias { view(input(1 + usize::from(normalize.scale))?) } else { &[] };
+                normalize.run(context, view(input(0)?), [scale, bias], view_mut(output));
+            }
+            Kernel::Gather(size, gather) => gather.run(context, *size, input(0)?, input(1)?, output),
+            Kernel::GatherElements(size, along) => along.gather(context, *size, input(0)?, input(1)?, output),
+            Kernel::GatherNd(size, slices) => slices.gather(context, *size, input(0)?, input(1)?, output),
+            Kernel::ScatterElements(size, along) => {
+                along.scatter(context, *size, [input(0)?, input(1)?, input(2)?], output);
+            }
+            Kernel::ScatterNd(size, slices) => {
+                slices.scatter(context, *size, [input(0)?, input(1)?, input(2)?], output);
+            }
+            Kernel::Triangular(size, triangular) => triangular.run(context, *size, input(0)?, output),
             Kernel::Widen => {
                 let (source, target) = (view(input(0)?), view_mut(output));
                 simd::widen(context.isa, source, target);
@@ -151,7 +209,7 @@ impl Run<'_> {
 
     fn conv(
         &self,
-        conv: &Conv,
+        conv: Convolution<'_>,
         step: &Step,
         output: &mut [u8],
         scratch: Option<&mut Buffer>,
