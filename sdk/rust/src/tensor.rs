@@ -1,7 +1,19 @@
 //! Tensors: handles on values that live on the host's device. Operations only record; the host
 //! computes when a value is read. Semantics are WebNN's; see `wit/tensors.wit`.
 
+mod index;
+mod normalize;
+mod recurrent;
+mod spatial;
+
 use std::fmt;
+
+pub use index::SplitParts;
+pub use normalize::{BatchNormalization, InstanceNormalization, LayerNormalization};
+pub use recurrent::{Activation, Direction, Gru, GruWeightLayout, Lstm, LstmWeightLayout};
+pub use spatial::{
+    ConvTranspose2d, ConvTranspose2dFilterOperandLayout, InterpolationMode, Pool2d, Resample2d, RoundingType,
+};
 
 use crate::bindings::warren::plugin::tensors as wit;
 pub use wit::{
