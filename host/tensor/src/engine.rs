@@ -3,17 +3,19 @@
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use crate::backend::{Backend, Compiled};
 use crate::budget::Budget;
 use crate::buffer::BufferPool;
 use crate::cache::PlanCache;
 use crate::cpu::Cpu;
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 use crate::graph::Graph;
 use crate::rules::{Descriptor, checked_shape};
 use crate::types::DataType;
 use crate::value::Value;
+use crate::wgpu::{DeviceChoice, DeviceInfo, GpuConfig, Wgpu};
 
 /// How an engine is set up.
 #[derive(Debug, Clone)]
@@ -32,6 +34,20 @@ pub struct EngineConfig {
     /// Fill each buffer with 0xFF before it is used, so that a kernel which leaves an element
     /// unwritten shows. For tests; on by default in debug builds.
     pub poison: bool,
+    /// What runs the graphs.
+    pub device: DeviceChoice,
+    /// The most bytes that all jobs and assets together hold on a device that is not the CPU.
+    pub device_bytes: u64,
+    /// The most bytes of free buffers kept on such a device.
+    pub device_pool_bytes: u64,
+    /// How long such a device may be silent over a piece of work before it counts as lost.
+    pub device_deadline: Duration,
+    /// Multiplications or so after which another job's work may go on; 0 is chosen by the
+    /// device's kind.
+    pub device_slice: u64,
+    /// Caps the bytes that a kernel of the device may bind of one tensor, below the device's own
+    /// limit. For tests.
+    pub device_binding_bytes: u64,
 }
 
 impl Default for EngineConfig {
@@ -43,6 +59,12 @@ impl Default for EngineConfig {
             pool_bytes: 512 << 20,
             max_pending_nodes: 100_000,
             poison: cfg!(debug_assertions),
+            device: DeviceChoice::Cpu,
+            device_bytes: 4 << 30,
+            device_pool_bytes: 1 << 30,
+            device_deadline: Duration::from_secs(20),
+            device_slice: 0,
+            device_binding_bytes: u64::MAX,
         }
     }
 }
@@ -62,6 +84,10 @@ pub struct Stats {
     pub pooled_bytes: u64,
     /// Bytes of buffers in use, by all jobs and assets.
     pub live_bytes: u64,
+    /// Bytes in use on a device that is not the CPU.
+    pub device_live_bytes: u64,
+    /// Bytes of free buffers kept there.
+    pub device_pooled_bytes: u64,
 }
 
 /// The engine; see the module. Cheap to share behind an `Arc`.
@@ -70,14 +96,51 @@ pub struct Engine {
     cache: PlanCache,
     pool: Arc<BufferPool>,
     max_pending_nodes: usize,
+    devices: Vec<DeviceInfo>,
 }
 
 impl Engine {
-    /// An engine on the CPU. Fails when the threads cannot be started.
+    /// An engine on the device that the configuration asks for. Fails when the threads cannot be
+    /// started, or a device is asked for that is not there or computes wrongly: the error names
+    /// what was found.
     pub fn new(config: EngineConfig) -> Result<Engine, Error> {
         let pool = BufferPool::new(config.pool_bytes, config.poison);
+        let cpu = Arc::new(Cpu::new(config.threads, Arc::clone(&pool))?);
+        let gpu = GpuConfig {
+            keep: config.device_pool_bytes,
+            limit: config.device_bytes,
+            deadline: config.device_deadline,
+            slice: config.device_slice,
+            binding: config.device_binding_bytes,
+        };
+        let (wgpu, mut devices) = Wgpu::choose(&config.device, gpu, &cpu, &pool);
+        let strict = !matches!(config.device, DeviceChoice::Auto | DeviceChoice::Cpu);
+        if strict && wgpu.is_none() {
+            let found: Vec<String> = devices.iter().map(|d| format!("{} ({})", d.name, d.why)).collect();
+            let found = if found.is_empty() { "no adapter".into() } else { found.join("; ") };
+            return Err(Error::device("engine", format!("no device for `{}`: found {found}", config.device)));
+        }
+        let why = match (&wgpu, &config.device) {
+            (Some(_), _) => "another device was chosen",
+            (None, DeviceChoice::Cpu) => "asked for",
+            (None, _) => "no GPU fits",
+        };
+        devices.push(DeviceInfo {
+            name: "cpu".into(),
+            kind: "CPU",
+            driver: cpu.instructions().into(),
+            max_binding_bytes: u64::MAX,
+            max_buffer_bytes: u64::MAX,
+            chosen: wgpu.is_none(),
+            why: why.into(),
+        });
+        let backend: Box<dyn Backend> = match wgpu {
+            Some(wgpu) => Box::new(wgpu),
+            None => Box::new(cpu),
+        };
         Ok(Engine {
-            backend: Box::new(Cpu::new(config.threads, Arc::clone(&pool))?),
+            backend,
+            devices,
             cache: PlanCache::new(config.plan_cache_entries, config.plan_cache_bytes),
             pool,
             max_pending_nodes: config.max_pending_nodes,
@@ -89,9 +152,15 @@ impl Engine {
         self.backend.name()
     }
 
+    /// Every device that was found, what was chosen and why.
+    pub fn devices(&self) -> &[DeviceInfo] {
+        &self.devices
+    }
+
     /// Counters since the start, and what is held now.
     pub fn stats(&self) -> Stats {
         let (plan_hits, plan_misses, plans, plan_bytes) = self.cache.stats();
+        let (device_live_bytes, device_pooled_bytes) = self.backend.memory();
         Stats {
             plan_hits,
             plan_misses,
@@ -99,6 +168,8 @@ impl Engine {
             plan_bytes,
             pooled_bytes: self.pool.pooled_bytes(),
             live_bytes: self.pool.live_bytes(),
+            device_live_bytes,
+            device_pooled_bytes,
         }
     }
 
@@ -131,24 +202,45 @@ impl Engine {
     }
 
     /// Runs the graph that `key` encodes: by a cached plan, else by a new one of what `graph`
-    /// answers.
+    /// answers. The result numbered `read` is brought to host memory too.
+    ///
+    /// Where the device is lost meanwhile, and all that the graph needs lies in host memory, it is
+    /// run once more.
     pub(crate) fn run(
         &self,
         key: &[u8],
-        graph: impl FnOnce() -> Graph,
+        graph: impl Fn() -> Graph,
         leaves: &[Arc<Value>],
         budget: &Arc<Budget>,
+        read: Option<usize>,
         cancel: &AtomicBool,
     ) -> Result<Vec<Arc<Value>>, Error> {
-        let plan: Arc<dyn Compiled> = match self.cache.get(key) {
-            Some(plan) => plan,
-            None => {
-                let plan = self.backend.compile(&graph())?;
-                self.cache.put(key, &plan);
-                plan
+        let run = || {
+            let plan: Arc<dyn Compiled> = match self.cache.get(key) {
+                Some(plan) => plan,
+                None => {
+                    let plan = self.backend.compile(&graph())?;
+                    self.cache.put(key, &plan);
+                    plan
+                }
+            };
+            let charge = budget.charge("dispatch", plan.peak_bytes())?;
+            let values = plan.run(leaves, charge, cancel)?;
+            if let Some(value) = read.and_then(|at| values.get(at)) {
+                self.fetch(value, cancel)?;
             }
+            Ok(values)
         };
-        let charge = budget.charge("dispatch", plan.peak_bytes())?;
-        plan.run(leaves, charge, cancel)
+        match run() {
+            Err(Error { kind: ErrorKind::DeviceLost, .. }) if leaves.iter().all(|l| l.host().is_some()) => {
+                run()
+            }
+            answer => answer,
+        }
+    }
+
+    /// Brings a value to host memory, where it is not there.
+    pub(crate) fn fetch(&self, value: &Value, cancel: &AtomicBool) -> Result<(), Error> {
+        self.backend.fetch(value, cancel)
     }
 }

@@ -42,3 +42,4 @@ pub use session::{Session, TensorId};
 pub use shape::{Dims, MAX_ELEMENTS, MAX_RANK};
 pub use types::{DataType, UnknownDataType};
 pub use value::Value;
+pub use wgpu::{DeviceChoice, DeviceInfo, UnknownDevice};

@@ -183,11 +183,16 @@ impl Session {
     /// guest still holds a handle to it or something not computed here needs it, so that no work
     /// is done twice. After an error nothing has changed, and it may be tried again.
     pub fn dispatch(&mut self, outputs: &[TensorId]) -> Result<(), Error> {
+        self.dispatch_reading(outputs, None)
+    }
+
+    /// As `dispatch`, and brings one of the tensors to host memory.
+    fn dispatch_reading(&mut self, outputs: &[TensorId], read: Option<TensorId>) -> Result<(), Error> {
         for &id in outputs {
             self.node("dispatch", id)?;
         }
         let mut scratch = std::mem::take(&mut self.scratch);
-        let result = self.dispatch_with(outputs, &mut scratch);
+        let result = self.dispatch_with(outputs, read, &mut scratch);
         // Not kept when one huge graph made them huge.
         if scratch.key.capacity() < 1 << 20 {
             self.scratch = scratch;
@@ -198,10 +203,13 @@ impl Session {
     /// The computed tensor; dispatches it if need be.
     pub fn value(&mut self, id: TensorId) -> Result<Arc<Value>, Error> {
         if !matches!(self.node("read", id)?.state, State::Ready(_)) {
-            self.dispatch(&[id])?;
+            self.dispatch_reading(&[id], Some(id))?;
         }
         match &self.nodes[id.index()].state {
-            State::Ready(value) => Ok(Arc::clone(value)),
+            State::Ready(value) => {
+                self.engine.fetch(value, &self.cancel)?;
+                Ok(Arc::clone(value))
+            }
             _ => Err(Error::device("read", "the tensor was dispatched and has no value")),
         }
     }
@@ -299,7 +307,12 @@ impl Session {
         }
     }
 
-    fn dispatch_with(&mut self, outputs: &[TensorId], scratch: &mut Scratch) -> Result<(), Error> {
+    fn dispatch_with(
+        &mut self,
+        outputs: &[TensorId],
+        read: Option<TensorId>,
+        scratch: &mut Scratch,
+    ) -> Result<(), Error> {
         self.collect(outputs, scratch);
         if scratch.order.is_empty() {
             return Ok(());
@@ -313,15 +326,16 @@ impl Session {
                 _ => None,
             })
             .collect();
+        let wanted: Vec<u32> =
+            scratch.order.iter().copied().filter(|&i| self.nodes[i as usize].seen == u32::MAX).collect();
+        let read = read.and_then(|id| wanted.iter().position(|&i| i as usize == id.index()));
         let run = || {
             let graph = || self.graph(scratch);
-            self.engine.run(&scratch.key, graph, &leaves, &self.budget, &self.cancel)
+            self.engine.run(&scratch.key, graph, &leaves, &self.budget, read, &self.cancel)
         };
         // A kernel's bug must not take the host down with the guest that found it.
         let values = catch_unwind(AssertUnwindSafe(run))
             .unwrap_or_else(|_| Err(Error::device("dispatch", "a kernel panicked (a bug in Warren)")))?;
-        let wanted: Vec<u32> =
-            scratch.order.iter().copied().filter(|&i| self.nodes[i as usize].seen == u32::MAX).collect();
         if wanted.len() != values.len() {
             return Err(Error::device("dispatch", "the device answered too few tensors"));
         }

@@ -80,6 +80,11 @@ impl Cpu {
         lower::kernels(graph, self.shared.isa, self.shared.threads)
     }
 
+    /// The vector instructions in use, for people.
+    pub(crate) fn instructions(&self) -> &'static str {
+        self.shared.isa.name()
+    }
+
     /// Plans the lifetimes, and makes the plan one to run.
     pub(crate) fn finish(&self, mut plan: Plan) -> Arc<dyn Compiled> {
         plan.peak = memory::assign_memory(&plan.slots, &mut plan.steps, &plan.results);
@@ -87,7 +92,7 @@ impl Cpu {
     }
 }
 
-impl Backend for Cpu {
+impl Backend for Arc<Cpu> {
     fn name(&self) -> &'static str {
         "cpu"
     }

@@ -168,18 +168,19 @@ pub(crate) struct Resample {
 }
 
 /// Where an output coordinate reads: the element before, the one after, the share of the latter.
-type Tap = (usize, usize, f64);
+pub(crate) type Tap = (usize, usize, f64);
 
 impl Resample {
     /// The element nearest to an output coordinate.
-    fn nearest(&self, axis: usize, out: usize) -> usize {
+    pub fn nearest(&self, axis: usize, out: usize) -> usize {
         // ceil((out + 0.5) * from / to - 1) in whole numbers, so that halfway is exact.
         let (from, to) = (self.from[axis] as i128, self.to[axis] as i128);
         let place = ((2 * out as i128 + 1) * from - 1).div_euclid(2 * to);
         place.clamp(0, from - 1) as usize
     }
 
-    fn tap(&self, axis: usize, out: usize) -> Tap {
+    /// Where an output coordinate reads by linear interpolation.
+    pub fn tap(&self, axis: usize, out: usize) -> Tap {
         let (from, to) = (self.from[axis] as f64, self.to[axis] as f64);
         let at = ((out as f64 + 0.5) * from / to - 0.5).clamp(0.0, from - 1.0);
         let low = at.floor();

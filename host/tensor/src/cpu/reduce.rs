@@ -25,17 +25,17 @@ pub(crate) struct Reduce {
     pub kind: Reduction,
     pub class: Class,
     /// Kept dimensions (size, stride), without the innermost group.
-    outer: Vec<(usize, usize)>,
+    pub outer: Vec<(usize, usize)>,
     /// Reduced dimensions (size, stride), without the innermost group.
-    reduced: Vec<(usize, usize)>,
+    pub reduced: Vec<(usize, usize)>,
     /// Length of the innermost group, of stride 1.
-    inner: usize,
+    pub inner: usize,
     /// Whether the innermost group is reduced.
-    along: bool,
+    pub along: bool,
     /// Elements that make one result.
-    count: usize,
+    pub count: usize,
     /// Results.
-    results: usize,
+    pub results: usize,
 }
 
 impl Reduce {

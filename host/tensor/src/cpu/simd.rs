@@ -17,6 +17,17 @@ pub(crate) enum Isa {
 }
 
 impl Isa {
+    /// Its name for people.
+    pub fn name(self) -> &'static str {
+        match self {
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx512 => "AVX-512",
+            #[cfg(target_arch = "x86_64")]
+            Isa::Avx2 => "AVX2",
+            Isa::Baseline => "baseline",
+        }
+    }
+
     /// The best set that this processor has.
     pub fn detect() -> Isa {
         #[cfg(target_arch = "x86_64")]

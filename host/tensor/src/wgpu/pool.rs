@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::buffer::capacity_for;
+use crate::error::Error;
 
 /// A buffer on the device.
 struct Raw {
@@ -60,6 +61,9 @@ impl Drop for DeviceBuffer {
 pub(crate) struct Pool {
     generation: u64,
     usage: wgpu::BufferUsages,
+    /// The most bytes kept free.
+    keep: u64,
+    /// The most bytes in use and free.
     limit: u64,
     free: Mutex<Free>,
     live: AtomicU64,
@@ -71,16 +75,19 @@ struct Free {
     /// Newest last.
     classes: BTreeMap<u64, Vec<Raw>>,
     bytes: u64,
+    /// Given up, but perhaps named by commands that are not submitted yet.
+    given_up: Vec<Raw>,
 }
 
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Pool {
-    /// A pool of one device that keeps at most `limit` free bytes.
-    pub fn new(generation: u64, usage: wgpu::BufferUsages, limit: u64) -> Arc<Pool> {
+    /// A pool of one device that keeps at most `keep` free bytes, and hands out at most `limit`.
+    pub fn new(generation: u64, usage: wgpu::BufferUsages, keep: u64, limit: u64) -> Arc<Pool> {
         Arc::new(Pool {
             generation,
             usage,
+            keep,
             limit,
             free: Mutex::default(),
             live: AtomicU64::new(0),
@@ -89,43 +96,77 @@ impl Pool {
     }
 
     /// A buffer for `bytes` bytes with unspecified content: whoever takes it writes every byte that
-    /// is ever read. Errors of the device go to the caller's error scope.
-    pub fn take(self: &Arc<Self>, device: &wgpu::Device, bytes: usize) -> DeviceBuffer {
+    /// is ever read. Refused beyond the pool's limit; errors of the device go to the caller's error
+    /// scope.
+    pub fn take(self: &Arc<Self>, device: &wgpu::Device, bytes: usize) -> Result<DeviceBuffer, Error> {
         let capacity = capacity_for(bytes) as u64;
-        let raw = self.reuse(capacity).unwrap_or_else(|| Raw {
-            buffer: device.create_buffer(&wgpu::BufferDescriptor {
-                label: None,
-                size: capacity,
-                usage: self.usage,
-                mapped_at_creation: false,
-            }),
-            id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
-            capacity,
-        });
+        let raw = match self.reuse(capacity) {
+            Some(raw) => raw,
+            None => {
+                let (live, free) = self.bytes();
+                if live + capacity > self.limit {
+                    return Err(Error::out_of_memory(
+                        "dispatch",
+                        format!(
+                            "needs {capacity} bytes on the device; {live} of the host's limit of {} are in \
+                             use by all jobs",
+                            self.limit
+                        ),
+                    ));
+                }
+                if live + free + capacity > self.limit {
+                    self.empty();
+                }
+                Raw {
+                    buffer: device.create_buffer(&wgpu::BufferDescriptor {
+                        label: None,
+                        size: capacity,
+                        usage: self.usage,
+                        mapped_at_creation: false,
+                    }),
+                    id: NEXT_ID.fetch_add(1, Ordering::Relaxed),
+                    capacity,
+                }
+            }
+        };
         self.live.fetch_add(capacity, Ordering::Relaxed);
-        DeviceBuffer { raw: Some(raw), pool: Arc::clone(self) }
+        Ok(DeviceBuffer { raw: Some(raw), pool: Arc::clone(self) })
     }
 
     /// Bytes of (buffers in use, free buffers kept).
     pub fn bytes(&self) -> (u64, u64) {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner).bytes;
+        let free = self.free().bytes;
         (self.live.load(Ordering::Relaxed), free)
     }
 
-    /// Gives every free buffer back to the device.
+    /// Gives up every free buffer.
     pub fn empty(&self) {
-        let free = std::mem::take(&mut *self.free.lock().unwrap_or_else(PoisonError::into_inner));
-        free.classes.into_values().flatten().for_each(|raw| raw.buffer.destroy());
+        let mut free = self.free();
+        let classes = std::mem::take(&mut free.classes);
+        free.given_up.extend(classes.into_values().flatten());
+        free.bytes = 0;
+    }
+
+    /// Gives what was given up back to the device. To be called when nothing that was recorded is
+    /// left unsubmitted: a cached bind group may hold a buffer, so that dropping it is not enough.
+    pub fn sweep(&self) {
+        let given_up = std::mem::take(&mut self.free().given_up);
+        given_up.iter().for_each(|raw| raw.buffer.destroy());
     }
 
     /// Keeps nothing from now on: the device is gone.
     pub fn close(&self) {
         self.closed.store(true, Ordering::Relaxed);
         self.empty();
+        self.sweep();
+    }
+
+    fn free(&self) -> std::sync::MutexGuard<'_, Free> {
+        self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn reuse(&self, capacity: u64) -> Option<Raw> {
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut free = self.free();
         let raw = free.classes.get_mut(&capacity)?.pop()?;
         free.bytes -= capacity;
         Some(raw)
@@ -133,12 +174,12 @@ impl Pool {
 
     fn put_back(&self, raw: Raw) {
         self.live.fetch_sub(raw.capacity, Ordering::Relaxed);
-        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        if self.closed.load(Ordering::Relaxed) || free.bytes + raw.capacity > self.limit {
-            drop(free);
-            // Bind groups may name it still: the memory goes back all the same, once the queue is
-            // done with it.
-            raw.buffer.destroy();
+        let mut free = self.free();
+        if self.closed.load(Ordering::Relaxed) {
+            return;
+        }
+        if free.bytes + raw.capacity > self.keep {
+            free.given_up.push(raw);
             return;
         }
         free.bytes += raw.capacity;
