@@ -1,5 +1,6 @@
 //! Evaluated tensors: immutable, shareable between jobs, charged to a budget until dropped.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use crate::budget::Charge;
@@ -26,6 +27,7 @@ pub(crate) struct Storage {
     device: Mutex<Option<Arc<DeviceBuffer>>>,
     charge: Charge,
     prepacked: OnceLock<Prepacked>,
+    multiplied: AtomicBool,
 }
 
 /// Another arrangement of a constant's elements, made by the first kernel that wants it.
@@ -39,10 +41,10 @@ pub(crate) struct Prepacked {
     pub _charge: Charge,
 }
 
-/// Names an arrangement of a convolution filter.
+/// Names an arrangement of a filter or of a matrix.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct PackedForm {
-    /// Of what shape the filter was read.
+    /// Of what shape it was read.
     pub descriptor: Descriptor,
     /// Parameters of the arrangement.
     pub parameters: [usize; 4],
@@ -50,15 +52,22 @@ pub(crate) struct PackedForm {
 
 impl Value {
     pub(crate) fn new(descriptor: Descriptor, buffer: Buffer, charge: Charge) -> Value {
-        let device = Mutex::new(None);
-        let storage = Storage { host: OnceLock::from(buffer), device, charge, prepacked: OnceLock::new() };
-        Value { descriptor, storage: Arc::new(storage) }
+        Value::stored(descriptor, OnceLock::from(buffer), None, charge)
     }
 
     /// A value that lies on a device only, as yet.
     pub(crate) fn on_device(descriptor: Descriptor, buffer: Arc<DeviceBuffer>, charge: Charge) -> Value {
-        let device = Mutex::new(Some(buffer));
-        let storage = Storage { host: OnceLock::new(), device, charge, prepacked: OnceLock::new() };
+        Value::stored(descriptor, OnceLock::new(), Some(buffer), charge)
+    }
+
+    fn stored(
+        descriptor: Descriptor,
+        host: OnceLock<Buffer>,
+        device: Option<Arc<DeviceBuffer>>,
+        charge: Charge,
+    ) -> Value {
+        let (prepacked, multiplied) = (OnceLock::new(), AtomicBool::new(false));
+        let storage = Storage { host, device: Mutex::new(device), charge, prepacked, multiplied };
         Value { descriptor, storage: Arc::new(storage) }
     }
 
@@ -107,6 +116,12 @@ impl Value {
     /// a session hands out lies in host memory.
     pub fn bytes(&self) -> &[u8] {
         self.host().unwrap_or_default()
+    }
+
+    /// Whether a product has had it as its right side before: a value used again is likely a
+    /// weight, and worth rearranging.
+    pub(crate) fn multiplied_before(&self) -> bool {
+        self.storage.multiplied.swap(true, Ordering::Relaxed)
     }
 
     /// The rearrangement `form`, made by `fill` if no run has made it before. `None` where another

@@ -16,7 +16,12 @@ pub(crate) struct Context<'a> {
     pub cancel: &'a AtomicBool,
 }
 
-impl Context<'_> {
+impl<'a> Context<'a> {
+    /// The same for work that stays on this thread.
+    pub fn alone(&self) -> Context<'a> {
+        Context { isa: self.isa, threads: 1, cancel: self.cancel }
+    }
+
     /// Whether the job was cancelled. Kernels then leave their output as it is: the run fails.
     #[inline]
     pub fn cancelled(&self) -> bool {

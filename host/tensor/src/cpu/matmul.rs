@@ -3,7 +3,14 @@
 #![allow(unsafe_code)]
 
 use crate::cpu::context::{Context, Shared};
+use crate::cpu::packed::{Right, Tiled};
 use crate::cpu::program::{BLOCK, Pattern};
+
+/// Elements of a right side that is read as it lies: they stay in the second-level cache.
+const SMALL: usize = 1 << 16;
+
+/// Multiplications that one thread has done before another would have begun.
+pub(crate) const ALONE: usize = 1 << 17;
 
 /// Multiplications between two looks at the cancel flag: some tens of milliseconds.
 const BAND: usize = 1 << 31;
@@ -76,6 +83,13 @@ impl Product {
         }
     }
 
+    /// The product by tiles, where the operands lie as that method wants them.
+    pub fn tiled(&self) -> Option<Tiled> {
+        let fits = self.a.column == 1 && self.target.column == 1 && self.target.row == self.n;
+        let Product { m, n, k, keep, scale, .. } = *self;
+        fits.then_some(Tiled { m, n, k, a_row: self.a.row, keep, scale })
+    }
+
     /// Multiplies into a slice, in bands of rows between which a cancelled job stops.
     pub fn run(&self, context: &Context<'_>, a: &[f32], b: &[f32], target: &mut [f32]) {
         assert!(target.len() >= self.target.extent(self.m, self.n), "the target is too small");
@@ -85,6 +99,10 @@ impl Product {
                 target.fill(0.0);
             }
             return;
+        }
+        let small = self.k * self.n <= SMALL && self.n.is_multiple_of(16) && self.b.column == 1;
+        if let (true, Some(tiled)) = (small, self.tiled()) {
+            return tiled.run(context, a, Right::Rows(b, self.b.row), target);
         }
         let band = (BAND / (self.n * self.k).max(1)).clamp(64, 1 << 20).min(self.m.max(1));
         let parallel = context.threads > 1 && self.m * self.n * self.k > 1 << 16;
@@ -118,19 +136,25 @@ impl Matmul {
         if size == 0 {
             return;
         }
-        if self.batches.len() < context.threads.max(2) || context.threads == 1 {
+        // Small products are done several to a task: sharing them costs microseconds.
+        let per_task = (ALONE / (size * p.k).max(1)).max(1);
+        let tasks = self.batches.len().div_ceil(per_task);
+        let alone = context.alone();
+        if tasks < context.threads || tasks == 1 {
+            let context = if tasks == 1 && per_task > 1 { &alone } else { context };
             for (&(from_a, from_b), target) in self.batches.iter().zip(target.chunks_exact_mut(size)) {
                 p.run(context, &a[from_a..], &b[from_b..], target);
             }
             return;
         }
-        let alone = Context { isa: context.isa, threads: 1, cancel: context.cancel };
         let shared = Shared::new(target);
-        context.for_each(self.batches.len(), |i| {
-            let (from_a, from_b) = self.batches[i];
-            // SAFETY: each product has its own piece.
-            let target = unsafe { shared.piece(i * size, size) };
-            p.run(&alone, &a[from_a..], &b[from_b..], target);
+        context.for_each(tasks, |task| {
+            let first = task * per_task;
+            for (i, &(from_a, from_b)) in self.batches.iter().enumerate().skip(first).take(per_task) {
+                // SAFETY: each product has its own piece.
+                let target = unsafe { shared.piece(i * size, size) };
+                p.run(&alone, &a[from_a..], &b[from_b..], target);
+            }
         });
     }
 }

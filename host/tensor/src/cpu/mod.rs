@@ -13,6 +13,7 @@ pub(crate) mod matmul;
 pub(crate) mod memory;
 pub(crate) mod movement;
 pub(crate) mod normalize;
+pub(crate) mod packed;
 pub(crate) mod plan;
 pub(crate) mod pool;
 pub(crate) mod program;

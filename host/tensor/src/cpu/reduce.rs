@@ -413,12 +413,12 @@ impl Softmax {
             });
             return;
         }
-        context.for_each(self.outer, |outer| {
-            let base = outer * n * inner;
-            // SAFETY: each outer index belongs to one task.
-            #[allow(unsafe_code)]
-            let target = unsafe { shared.piece(base, n * inner) };
-            softmax_columns(context.isa, inner, &source[base..base + n * inner], target);
+        // Strips of columns: a few rows of many columns are shared among tasks too.
+        let strips = inner.div_ceil(COLUMNS);
+        context.for_each(self.outer * strips, |task| {
+            let (outer, left) = (task / strips, task % strips * COLUMNS);
+            let first = outer * n * inner + left;
+            softmax_columns(context.isa, inner, COLUMNS.min(inner - left), n, &source[first..], &shared, first);
         });
     }
 }
@@ -426,11 +426,23 @@ impl Softmax {
 multiversion! {
     fn softmax_rows(n: usize, source: &[f32], target: &mut [f32]) {
         for (x, t) in source.chunks_exact(n).zip(target.chunks_exact_mut(n)) {
-            let most = lanes(x, f32::NEG_INFINITY, max_f32).into_iter().fold(f32::NEG_INFINITY, max_f32);
-            for (t, &x) in t.iter_mut().zip(x) {
-                *t = math::exp(x - most);
+            // A NaN need not be looked for here: it makes the sum NaN.
+            let most = lanes(x, f32::NEG_INFINITY, |a, x| if x > a { x } else { a });
+            let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let mut sums = [0f32; LANES];
+            let (chunks, rest) = x.as_chunks::<LANES>();
+            let (targets, target_rest) = t.as_chunks_mut::<LANES>();
+            for (x, t) in chunks.iter().zip(targets) {
+                for l in 0..LANES {
+                    t[l] = math::exp(x[l] - most);
+                    sums[l] += t[l];
+                }
             }
-            let sum: f64 = lanes(t, 0.0, |a, x| a + x).iter().map(|&s| f64::from(s)).sum();
+            for ((x, t), sum) in rest.iter().zip(target_rest).zip(&mut sums) {
+                *t = math::exp(x - most);
+                *sum += *t;
+            }
+            let sum: f64 = sums.iter().map(|&s| f64::from(s)).sum();
             let scale = (1.0 / sum) as f32;
             for t in t.iter_mut() {
                 *t *= scale;
@@ -440,30 +452,33 @@ multiversion! {
 }
 
 multiversion! {
-    fn softmax_columns(inner: usize, source: &[f32], target: &mut [f32]) {
-        let mut left = 0;
-        while left < inner {
-            let width = COLUMNS.min(inner - left);
-            let mut most = [f32::NEG_INFINITY; COLUMNS];
-            let mut sums = [0f32; COLUMNS];
-            for row in source.chunks_exact(inner) {
-                for (m, &x) in most.iter_mut().zip(&row[left..left + width]) {
-                    *m = max_f32(*m, x);
-                }
+    /// A strip of `width` columns of a matrix of `n` rows, `inner` elements from row to row;
+    /// `source` begins with the strip, which lies at `first` in the target.
+    fn softmax_columns(inner: usize, width: usize, n: usize, source: &[f32], target: &Shared<f32>, first: usize) {
+        let mut most = [f32::NEG_INFINITY; COLUMNS];
+        let mut sums = [0f32; COLUMNS];
+        for row in 0..n {
+            for (m, &x) in most.iter_mut().zip(&source[row * inner..][..width]) {
+                *m = max_f32(*m, x);
             }
-            for (row, t) in source.chunks_exact(inner).zip(target.chunks_exact_mut(inner)) {
-                let (row, t) = (&row[left..left + width], &mut t[left..left + width]);
-                for i in 0..width {
-                    t[i] = math::exp(row[i] - most[i]);
-                    sums[i] += t[i];
-                }
+        }
+        for row in 0..n {
+            // SAFETY: each strip belongs to one task.
+            #[allow(unsafe_code)]
+            let t = unsafe { target.piece(first + row * inner, width) };
+            let x = &source[row * inner..][..width];
+            for i in 0..width {
+                t[i] = math::exp(x[i] - most[i]);
+                sums[i] += t[i];
             }
-            for t in target.chunks_exact_mut(inner) {
-                for (t, &s) in t[left..left + width].iter_mut().zip(&sums) {
-                    *t /= s;
-                }
+        }
+        for row in 0..n {
+            // SAFETY: as above.
+            #[allow(unsafe_code)]
+            let t = unsafe { target.piece(first + row * inner, width) };
+            for (t, &s) in t.iter_mut().zip(&sums) {
+                *t /= s;
             }
-            left += width;
         }
     }
 }

@@ -7,7 +7,8 @@ use crate::buffer::{Buffer, BufferPool, capacity_for, view, view_mut};
 use crate::cpu::context::Context;
 use crate::cpu::conv::{Conv, Operands};
 use crate::cpu::interpret::{self, Memory};
-use crate::cpu::matmul::broadcast_scaled;
+use crate::cpu::matmul::{Product, broadcast_scaled};
+use crate::cpu::packed::{self, Right};
 use crate::cpu::plan::{Kernel, Place, Plan, Step};
 use crate::cpu::simd;
 use crate::cpu::transposed::ConvTranspose;
@@ -165,14 +166,25 @@ impl Run<'_> {
             Kernel::Reduce(reduce) => reduce.run(context, input(0)?, output),
             Kernel::Softmax(softmax) => softmax.run(context, view(input(0)?), view_mut(output)),
             Kernel::Matmul(m) => {
-                m.run(context, view(input(0)?), view(input(1)?), view_mut(output));
+                let panels = if m.batches.len() == 1 { self.panels(step, &m.product) } else { None };
+                match (m.product.tiled(), panels) {
+                    (Some(tiled), Some(panels)) => {
+                        tiled.run(context, view(input(0)?), Right::Panels(panels), view_mut(output));
+                    }
+                    _ => m.run(context, view(input(0)?), view(input(1)?), view_mut(output)),
+                }
             }
             Kernel::Gemm(product, start) => {
                 let target = view_mut(output);
                 if let Some((pattern, scale)) = start {
                     broadcast_scaled(pattern, *scale, view(input(2)?), target);
                 }
-                product.run(context, view(input(0)?), view(input(1)?), target);
+                match (product.tiled(), self.panels(step, product)) {
+                    (Some(tiled), Some(panels)) => {
+                        tiled.run(context, view(input(0)?), Right::Panels(panels), target);
+                    }
+                    _ => product.run(context, view(input(0)?), view(input(1)?), target),
+                }
             }
             Kernel::Conv(conv) => self.conv(Convolution::Plain(conv), step, output, scratch)?,
             Kernel::ConvTranspose(conv) => self.conv(Convolution::Transposed(conv), step, output, scratch)?,
@@ -205,6 +217,22 @@ impl Run<'_> {
             }
         }
         Ok(())
+    }
+
+    /// The right side of a product in panels, where it is a value that was multiplied by before.
+    fn panels(&self, step: &Step, product: &Product) -> Option<&[f32]> {
+        let Some(Place::Leaf(leaf)) = step.inputs.get(1) else {
+            return None;
+        };
+        let value = self.leaves.get(*leaf as usize)?;
+        let Product { n, k, b, .. } = *product;
+        // Narrower ones would be mostly padding.
+        if n < 8 || k == 0 || product.tiled().is_none() || !value.multiplied_before() {
+            return None;
+        }
+        let form = PackedForm { descriptor: *value.descriptor(), parameters: [5, b.row, b.column, k] };
+        let fill = |bytes: &mut [u8]| packed::pack(view(value.bytes()), b, k, n, view_mut(bytes));
+        value.prepacked(form, packed::packed_len(k, n) * 4, self.pool, fill).map(view)
     }
 
     fn conv(

@@ -15,7 +15,7 @@ use crate::shape::Dims;
 use crate::types::DataType;
 use crate::value::Value;
 
-fn available() -> Vec<Isa> {
+pub(super) fn available() -> Vec<Isa> {
     let mut all = vec![Isa::Baseline];
     #[cfg(target_arch = "x86_64")]
     match Isa::detect() {
