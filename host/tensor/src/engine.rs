@@ -147,6 +147,13 @@ impl Engine {
         })
     }
 
+    /// An engine on a backend, for tests that need to reach into it.
+    #[cfg(test)]
+    pub(crate) fn on(backend: Box<dyn Backend>, pool: Arc<BufferPool>) -> Arc<Engine> {
+        let cache = PlanCache::new(64, 16 << 20);
+        Arc::new(Engine { backend, devices: Vec::new(), cache, pool, max_pending_nodes: 100_000 })
+    }
+
     /// The name of the device that runs the graphs.
     pub fn backend(&self) -> &'static str {
         self.backend.name()

@@ -85,6 +85,7 @@ use piece::{Piece, Work, bytes_descriptor};
 use worker::{Link, Mapped, Message, Read, Run};
 
 /// Graphs on an adapter, and on the CPU what the adapter cannot do.
+#[derive(Clone)]
 pub(crate) struct Wgpu {
     shared: Arc<Shared>,
 }
@@ -127,7 +128,7 @@ impl Wgpu {
                 "another adapter was chosen".into()
             } else {
                 match Wgpu::open(adapter, config, cpu, buffers)
-                    .and_then(|w| proof::prove(&w, cpu).map(|()| w))
+                    .and_then(|w| proof::prove(&w, cpu, buffers).map(|()| w))
                 {
                     Ok(wgpu) => {
                         chosen = Some(wgpu);

@@ -18,7 +18,6 @@ use crate::rules::{Descriptor, infer};
 use crate::shape::Dims;
 use crate::types::DataType;
 use crate::value::Value;
-use crate::wgpu::Wgpu;
 use half::f16;
 
 /// A small graph: its leaves' types and shapes, and operations on leaves and earlier ones. The last
@@ -269,11 +268,10 @@ fn tolerance_of(wanted: &[f32]) -> f32 {
 }
 
 /// Runs every case on both backends; the error names the first kernel family that is wrong.
-pub(crate) fn prove(wgpu: &Wgpu, cpu: &Arc<Cpu>) -> Result<(), Error> {
-    let buffers = &wgpu.shared.buffers;
+pub(crate) fn prove(device: &dyn Backend, cpu: &Arc<Cpu>, buffers: &Arc<BufferPool>) -> Result<(), Error> {
     for case in cases() {
         let wanted = run(&case, cpu, buffers)?;
-        let found = run(&case, wgpu, buffers)?;
+        let found = run(&case, device, buffers)?;
         if let Some((at, found, wanted)) = difference(&found, &wanted) {
             return Err(Error::device(
                 "proof",

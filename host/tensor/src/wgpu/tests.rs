@@ -1,6 +1,8 @@
 //! The backend on whatever adapter there is: a CPU one (llvmpipe) will do.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod faults;
+
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 

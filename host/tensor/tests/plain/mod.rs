@@ -6,9 +6,15 @@ use std::sync::{Arc, LazyLock};
 use proptest::prelude::*;
 use warren_tensor::*;
 
+/// On the CPU, or on what WARREN_DEVICE names (as the configuration key `device`).
 static ENGINES: LazyLock<[Arc<Engine>; 2]> = LazyLock::new(|| {
+    let device = match std::env::var("WARREN_DEVICE") {
+        Ok(name) => name.parse().unwrap(),
+        Err(_) => DeviceChoice::Cpu,
+    };
     [1, 2].map(|threads| {
-        Arc::new(Engine::new(EngineConfig { threads, poison: true, ..EngineConfig::default() }).unwrap())
+        let config = EngineConfig { threads, poison: true, device: device.clone(), ..EngineConfig::default() };
+        Arc::new(Engine::new(config).unwrap())
     })
 });
 
