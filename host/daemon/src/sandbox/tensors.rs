@@ -1,8 +1,10 @@
 //! The tensors interface: every operation checks and records; reading runs the graph.
 
+mod options;
+
 use warren_tensor::{
-    Binary, Compare, Conv2d, DataType, Dims, ErrorKind, FilterLayout, InputLayout, Logical, Op, PaddingMode,
-    Reduction, Session, TensorId, Unary,
+    Arg, Binary, Compare, DataType, ErrorKind, Gru, GruCellOperands, GruOperands, Logical, Lstm,
+    LstmCellOperands, LstmOperands, Op, PaddingMode, Pooling, Reduction, Session, Splits, TensorId, Unary,
 };
 use wasmtime::Result;
 use wasmtime::component::Resource;
@@ -10,9 +12,11 @@ use wasmtime::component::Resource;
 use super::TensorHandle;
 use super::bindings::warren::plugin::tensors as wit;
 use super::state::{State, stop_error};
+use options::{dims, optional_dims};
 
 type Handle = Resource<TensorHandle>;
 type Answer = Result<Result<Handle, wit::Error>>;
+type Answers = Result<Result<Vec<Handle>, wit::Error>>;
 
 fn id(handle: &Handle) -> TensorId {
     TensorId::from_rep(handle.rep())
@@ -74,6 +78,28 @@ fn answer(state: &mut State, result: Result<TensorId, warren_tensor::Error>) -> 
     }
 }
 
+/// Records an operation that answers several tensors.
+fn several(
+    state: &mut State,
+    record: impl FnOnce(&mut Session) -> Result<Vec<TensorId>, warren_tensor::Error>,
+) -> Answers {
+    state.watch.active();
+    match record(&mut state.session) {
+        Ok(ids) => Ok(Ok(ids.into_iter().map(|id| Resource::new_own(id.rep())).collect())),
+        Err(e) => error(state, e).map(Err),
+    }
+}
+
+fn optional_id(handle: &Option<Handle>) -> Option<TensorId> {
+    handle.as_ref().map(id)
+}
+
+/// The operands given, in order.
+fn operands(first: &[&Handle], rest: &[&Option<Handle>]) -> Vec<TensorId> {
+    let rest = rest.iter().filter_map(|handle| optional_id(handle));
+    first.iter().map(|handle| id(handle)).chain(rest).collect()
+}
+
 fn record(state: &mut State, op: Op, inputs: &[TensorId]) -> Answer {
     state.watch.active();
     let result = state.session.record(op, inputs);
@@ -96,40 +122,12 @@ pub fn work<T>(
     }
 }
 
-/// A list as long as a shape, or a refusal that names the operation.
-macro_rules! dims {
-    ($operation:literal, $list:expr) => {
-        match Dims::new(&$list) {
-            Some(dims) => dims,
-            None => {
-                let message = format!("a list of {} where rank is at most 8", $list.len());
-                return Ok(Err(refusal(wit::ErrorKind::InvalidArgument, $operation, message)));
-            }
-        }
-    };
-}
-
-macro_rules! optional_dims {
-    ($operation:literal, $list:expr) => {
-        match $list {
-            Some(list) => Some(dims!($operation, list)),
-            None => None,
-        }
-    };
-}
-
-/// An optional list of exactly N numbers, or the default N times.
-macro_rules! fixed {
-    ($operation:literal, $name:literal, $list:expr, $default:expr) => {
-        match $list {
-            None => [$default; _],
-            Some(list) => match list.as_slice().try_into() {
-                Ok(array) => array,
-                Err(_) => {
-                    let message = format!("{} has {} numbers", $name, list.len());
-                    return Ok(Err(refusal(wit::ErrorKind::InvalidArgument, $operation, message)));
-                }
-            },
+/// The value, or the guest's refusal as the answer.
+macro_rules! given {
+    ($result:expr) => {
+        match $result {
+            Ok(value) => value,
+            Err(refusal) => return Ok(Err(refusal)),
         }
     };
 }
@@ -179,8 +177,17 @@ macro_rules! binary {
 macro_rules! reductions {
     ($($method:ident $name:literal $kind:ident),*) => {$(
         fn $method(&mut self, input: Handle, axes: Option<Vec<u32>>, keep_dimensions: bool) -> Answer {
-            let axes = optional_dims!($name, axes);
+            let axes = given!(optional_dims($name, axes.as_deref()));
             record(self, Op::Reduce { kind: Reduction::$kind, axes, keep_dimensions }, &[id(&input)])
+        }
+    )*};
+}
+
+macro_rules! pools {
+    ($($method:ident $kind:ident),*) => {$(
+        fn $method(&mut self, input: Handle, options: wit::Pool2dOptions) -> Answer {
+            let pool = given!(options::pool2d(Pooling::$kind.name(), &options));
+            record(self, Op::Pool2d(Pooling::$kind, pool), &[id(&input)])
         }
     )*};
 }
@@ -193,7 +200,7 @@ impl wit::Host for State {
     }
 
     fn fill(&mut self, data_type: wit::DataType, shape: Vec<u32>, value: f64) -> Answer {
-        let shape = dims!("fill", shape);
+        let shape = given!(dims("fill", &shape));
         record(self, Op::Fill { data_type: self::data_type(data_type), shape, value }, &[])
     }
 
@@ -266,17 +273,17 @@ impl wit::Host for State {
     }
 
     fn reshape(&mut self, input: Handle, new_shape: Vec<u32>) -> Answer {
-        let shape = dims!("reshape", new_shape);
+        let shape = given!(dims("reshape", &new_shape));
         record(self, Op::Reshape { shape }, &[id(&input)])
     }
 
     fn transpose(&mut self, input: Handle, permutation: Option<Vec<u32>>) -> Answer {
-        let permutation = optional_dims!("transpose", permutation);
+        let permutation = given!(optional_dims("transpose", permutation.as_deref()));
         record(self, Op::Transpose { permutation }, &[id(&input)])
     }
 
     fn expand(&mut self, input: Handle, new_shape: Vec<u32>) -> Answer {
-        let shape = dims!("expand", new_shape);
+        let shape = given!(dims("expand", &new_shape));
         record(self, Op::Expand { shape }, &[id(&input)])
     }
 
@@ -287,8 +294,8 @@ impl wit::Host for State {
         sizes: Vec<u32>,
         strides: Option<Vec<u32>>,
     ) -> Answer {
-        let (starts, sizes) = (dims!("slice", starts), dims!("slice", sizes));
-        let strides = optional_dims!("slice", strides);
+        let (starts, sizes) = (given!(dims("slice", &starts)), given!(dims("slice", &sizes)));
+        let strides = given!(optional_dims("slice", strides.as_deref()));
         record(self, Op::Slice { starts, sizes, strides }, &[id(&input)])
     }
 
@@ -310,7 +317,7 @@ impl wit::Host for State {
             wit::PaddingMode::Edge => PaddingMode::Edge,
             wit::PaddingMode::Reflection => PaddingMode::Reflection,
         };
-        let (beginning, ending) = (dims!("pad", beginning), dims!("pad", ending));
+        let (beginning, ending) = (given!(dims("pad", &beginning)), given!(dims("pad", &ending)));
         record(self, Op::Pad { beginning, ending, mode }, &[id(&input)])
     }
 
@@ -324,26 +331,224 @@ impl wit::Host for State {
     }
 
     fn conv2d(&mut self, input: Handle, filter: Handle, options: wit::Conv2dOptions) -> Answer {
-        let op = Op::Conv2d(Conv2d {
-            padding: fixed!("conv2d", "padding", options.padding, 0),
-            strides: fixed!("conv2d", "strides", options.strides, 1),
-            dilations: fixed!("conv2d", "dilations", options.dilations, 1),
-            groups: options.groups,
-            input_layout: match options.input_layout {
-                wit::InputOperandLayout::Nchw => InputLayout::Nchw,
-                wit::InputOperandLayout::Nhwc => InputLayout::Nhwc,
-            },
-            filter_layout: match options.filter_layout {
-                wit::Conv2dFilterOperandLayout::Oihw => FilterLayout::Oihw,
-                wit::Conv2dFilterOperandLayout::Hwio => FilterLayout::Hwio,
-                wit::Conv2dFilterOperandLayout::Ohwi => FilterLayout::Ohwi,
-                wit::Conv2dFilterOperandLayout::Ihwo => FilterLayout::Ihwo,
-            },
-        });
-        match options.bias {
-            Some(bias) => record(self, op, &[id(&input), id(&filter), id(&bias)]),
-            None => record(self, op, &[id(&input), id(&filter)]),
-        }
+        let op = Op::Conv2d(given!(options::conv2d(&options)));
+        record(self, op, &operands(&[&input, &filter], &[&options.bias]))
+    }
+
+    fn conv_transpose2d(
+        &mut self,
+        input: Handle,
+        filter: Handle,
+        options: wit::ConvTranspose2dOptions,
+    ) -> Answer {
+        let op = Op::ConvTranspose2d(given!(options::conv_transpose2d(&options)));
+        record(self, op, &operands(&[&input, &filter], &[&options.bias]))
+    }
+
+    pools!(average_pool2d Average, l2_pool2d L2, max_pool2d Max);
+
+    fn resample2d(&mut self, input: Handle, options: wit::Resample2dOptions) -> Answer {
+        let op = Op::Resample2d(given!(options::resample2d(&options)));
+        record(self, op, &[id(&input)])
+    }
+
+    fn batch_normalization(
+        &mut self,
+        input: Handle,
+        mean: Handle,
+        variance: Handle,
+        options: wit::BatchNormalizationOptions,
+    ) -> Answer {
+        let wit::BatchNormalizationOptions { scale, bias, axis, epsilon } = options;
+        let op = Op::BatchNormalization { axis, epsilon, scale: scale.is_some(), bias: bias.is_some() };
+        record(self, op, &operands(&[&input, &mean, &variance], &[&scale, &bias]))
+    }
+
+    fn instance_normalization(
+        &mut self,
+        input: Handle,
+        options: wit::InstanceNormalizationOptions,
+    ) -> Answer {
+        let wit::InstanceNormalizationOptions { scale, bias, epsilon, layout } = options;
+        let layout = options::layout(layout);
+        let op = Op::InstanceNormalization { layout, epsilon, scale: scale.is_some(), bias: bias.is_some() };
+        record(self, op, &operands(&[&input], &[&scale, &bias]))
+    }
+
+    fn layer_normalization(&mut self, input: Handle, options: wit::LayerNormalizationOptions) -> Answer {
+        let wit::LayerNormalizationOptions { scale, bias, axes, epsilon } = options;
+        let axes = given!(optional_dims("layer-normalization", axes.as_deref()));
+        let op = Op::LayerNormalization { axes, epsilon, scale: scale.is_some(), bias: bias.is_some() };
+        record(self, op, &operands(&[&input], &[&scale, &bias]))
+    }
+
+    fn arg_min(&mut self, input: Handle, axis: u32, keep_dimensions: bool, output: wit::DataType) -> Answer {
+        let output_data_type = data_type(output);
+        record(self, Op::ArgMinMax { kind: Arg::Min, axis, keep_dimensions, output_data_type }, &[id(&input)])
+    }
+
+    fn arg_max(&mut self, input: Handle, axis: u32, keep_dimensions: bool, output: wit::DataType) -> Answer {
+        let output_data_type = data_type(output);
+        record(self, Op::ArgMinMax { kind: Arg::Max, axis, keep_dimensions, output_data_type }, &[id(&input)])
+    }
+
+    fn cumulative_sum(&mut self, input: Handle, axis: u32, exclusive: bool, reversed: bool) -> Answer {
+        record(self, Op::CumulativeSum { axis, exclusive, reversed }, &[id(&input)])
+    }
+
+    fn prelu(&mut self, input: Handle, slope: Handle) -> Answer {
+        record(self, Op::Prelu, &[id(&input), id(&slope)])
+    }
+
+    fn dequantize_linear(&mut self, input: Handle, scale: Handle, zero_point: Handle) -> Answer {
+        record(self, Op::DequantizeLinear, &[id(&input), id(&scale), id(&zero_point)])
+    }
+
+    fn quantize_linear(&mut self, input: Handle, scale: Handle, zero_point: Handle) -> Answer {
+        record(self, Op::QuantizeLinear, &[id(&input), id(&scale), id(&zero_point)])
+    }
+
+    fn split(&mut self, input: Handle, splits: wit::SplitParts, axis: u32) -> Answers {
+        let splits = match &splits {
+            wit::SplitParts::Count(count) => Splits::Count(*count),
+            wit::SplitParts::Sizes(sizes) => Splits::Sizes(sizes),
+        };
+        several(self, |session| session.split(id(&input), &splits, axis))
+    }
+
+    fn reverse(&mut self, input: Handle, axes: Option<Vec<u32>>) -> Answer {
+        let axes = given!(optional_dims("reverse", axes.as_deref()));
+        record(self, Op::Reverse { axes }, &[id(&input)])
+    }
+
+    fn tile(&mut self, input: Handle, repetitions: Vec<u32>) -> Answer {
+        let repetitions = given!(dims("tile", &repetitions));
+        record(self, Op::Tile { repetitions }, &[id(&input)])
+    }
+
+    fn triangular(&mut self, input: Handle, upper: bool, diagonal: i32) -> Answer {
+        record(self, Op::Triangular { upper, diagonal }, &[id(&input)])
+    }
+
+    fn gather(&mut self, input: Handle, indices: Handle, axis: u32) -> Answer {
+        record(self, Op::Gather { axis }, &[id(&input), id(&indices)])
+    }
+
+    fn gather_elements(&mut self, input: Handle, indices: Handle, axis: u32) -> Answer {
+        record(self, Op::GatherElements { axis }, &[id(&input), id(&indices)])
+    }
+
+    fn gather_nd(&mut self, input: Handle, indices: Handle) -> Answer {
+        record(self, Op::GatherNd, &[id(&input), id(&indices)])
+    }
+
+    fn scatter_elements(&mut self, input: Handle, indices: Handle, updates: Handle, axis: u32) -> Answer {
+        record(self, Op::ScatterElements { axis }, &[id(&input), id(&indices), id(&updates)])
+    }
+
+    fn scatter_nd(&mut self, input: Handle, indices: Handle, updates: Handle) -> Answer {
+        record(self, Op::ScatterNd, &[id(&input), id(&indices), id(&updates)])
+    }
+
+    fn gru_cell(
+        &mut self,
+        input: Handle,
+        weight: Handle,
+        recurrent_weight: Handle,
+        hidden_state: Handle,
+        hidden_size: u32,
+        options: wit::GruCellOptions,
+    ) -> Answer {
+        let o = &options;
+        let list = o.activations.as_deref();
+        let cell = given!(options::gru_cell("gru-cell", hidden_size, o.reset_after, o.layout, list));
+        let operands = GruCellOperands {
+            input: id(&input),
+            weight: id(&weight),
+            recurrent_weight: id(&recurrent_weight),
+            hidden_state: id(&hidden_state),
+            bias: optional_id(&o.bias),
+            recurrent_bias: optional_id(&o.recurrent_bias),
+        };
+        self.watch.active();
+        let result = self.session.gru_cell(&operands, &cell);
+        answer(self, result)
+    }
+
+    fn gru(
+        &mut self,
+        input: Handle,
+        weight: Handle,
+        recurrent_weight: Handle,
+        steps: u32,
+        hidden_size: u32,
+        options: wit::GruOptions,
+    ) -> Answers {
+        let o = &options;
+        let list = o.activations.as_deref();
+        let cell = given!(options::gru_cell("gru", hidden_size, o.reset_after, o.layout, list));
+        let operands = GruOperands {
+            input: id(&input),
+            weight: id(&weight),
+            recurrent_weight: id(&recurrent_weight),
+            bias: optional_id(&o.bias),
+            recurrent_bias: optional_id(&o.recurrent_bias),
+            initial_hidden_state: optional_id(&o.initial_hidden_state),
+        };
+        let direction = options::direction(o.direction);
+        let gru = Gru { steps, cell, return_sequence: o.return_sequence, direction };
+        several(self, |session| session.gru(&operands, &gru))
+    }
+
+    fn lstm_cell(
+        &mut self,
+        input: Handle,
+        weight: Handle,
+        recurrent_weight: Handle,
+        hidden_state: Handle,
+        cell_state: Handle,
+        hidden_size: u32,
+        options: wit::LstmCellOptions,
+    ) -> Answers {
+        let o = &options;
+        let cell = given!(options::lstm_cell("lstm-cell", hidden_size, o.layout, o.activations.as_deref()));
+        let operands = LstmCellOperands {
+            input: id(&input),
+            weight: id(&weight),
+            recurrent_weight: id(&recurrent_weight),
+            hidden_state: id(&hidden_state),
+            cell_state: id(&cell_state),
+            bias: optional_id(&o.bias),
+            recurrent_bias: optional_id(&o.recurrent_bias),
+            peephole_weight: optional_id(&o.peephole_weight),
+        };
+        several(self, |session| session.lstm_cell(&operands, &cell).map(Vec::from))
+    }
+
+    fn lstm(
+        &mut self,
+        input: Handle,
+        weight: Handle,
+        recurrent_weight: Handle,
+        steps: u32,
+        hidden_size: u32,
+        options: wit::LstmOptions,
+    ) -> Answers {
+        let o = &options;
+        let cell = given!(options::lstm_cell("lstm", hidden_size, o.layout, o.activations.as_deref()));
+        let operands = LstmOperands {
+            input: id(&input),
+            weight: id(&weight),
+            recurrent_weight: id(&recurrent_weight),
+            bias: optional_id(&o.bias),
+            recurrent_bias: optional_id(&o.recurrent_bias),
+            peephole_weight: optional_id(&o.peephole_weight),
+            initial_hidden_state: optional_id(&o.initial_hidden_state),
+            initial_cell_state: optional_id(&o.initial_cell_state),
+        };
+        let direction = options::direction(o.direction);
+        let lstm = Lstm { steps, cell, return_sequence: o.return_sequence, direction };
+        several(self, |session| session.lstm(&operands, &lstm))
     }
 
     fn softmax(&mut self, input: Handle, axis: u32) -> Answer {
