@@ -1,5 +1,5 @@
 //! Warren's tensor engine: operations with the names and semantics of the W3C Web Neural Network
-//! API, recorded lazily, planned once per graph and shape, and run on the CPU.
+//! API, recorded lazily, planned once per graph and shape, and run on the CPU or on a GPU.
 //!
 //! One [`Engine`] serves a process. A job opens a [`Session`] on it, with a [`Budget`] of bytes and
 //! a flag that cancels it; it records [`Op`]s, which are checked and answered at once, and reads

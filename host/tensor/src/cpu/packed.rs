@@ -107,7 +107,7 @@ impl Tiled {
         let work = |task: usize| {
             let (block, first) = (task / groups, task % groups * group);
             let rows = block * BLOCK..m.min((block + 1) * BLOCK);
-            self.task(context.isa, a, b, &shared, rows, first..panels.min(first + group));
+            self.task(context, a, b, &shared, rows, first..panels.min(first + group));
         };
         if m * n * k < ALONE {
             (0..blocks * groups).for_each(work);
@@ -118,7 +118,7 @@ impl Tiled {
 
     fn task(
         &self,
-        isa: Isa,
+        context: &Context<'_>,
         a: &[f32],
         b: Right<'_>,
         target: &Shared<f32>,
@@ -130,6 +130,9 @@ impl Tiled {
         for from in (0..k.max(1)).step_by(DEPTH) {
             let depth = DEPTH.min(k - from);
             for panel in panels.clone() {
+                if context.cancelled() {
+                    return;
+                }
                 let left = panel * PANEL;
                 let columns = PANEL.min(n - left);
                 let width = columns.next_multiple_of(LANES);
@@ -153,9 +156,9 @@ impl Tiled {
                     };
                     if columns == width {
                         // SAFETY: operands checked in `run`; tiles of tasks are disjoint.
-                        unsafe { run_tile(isa, count, width / LANES, &tile) };
+                        unsafe { run_tile(context.isa, count, width / LANES, &tile) };
                     } else {
-                        edge_tile(isa, count, columns, &mut tile);
+                        edge_tile(context.isa, count, columns, &mut tile);
                     }
                 }
             }

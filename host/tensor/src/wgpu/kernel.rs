@@ -51,6 +51,7 @@ pub(crate) mod files {
     pub const RUNNING_SUM: &str = include_str!("kernels/running_sum.wgsl");
     pub const MATMUL_IO: &str = include_str!("kernels/matmul_io.wgsl");
     pub const CONV_IO: &str = include_str!("kernels/conv_io.wgsl");
+    pub const GEMM_LOAD: &str = include_str!("kernels/gemm_load.wgsl");
     pub const GEMM_TILE: &str = include_str!("kernels/gemm_tile.wgsl");
     pub const GEMM_WIDE: &str = include_str!("kernels/gemm_wide.wgsl");
     pub const GEMM_THIN: &str = include_str!("kernels/gemm_thin.wgsl");

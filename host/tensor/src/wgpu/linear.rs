@@ -54,7 +54,7 @@ fn product(
     let header = header
         .constant("A_ALONG_K", u32::from(sizes.a_along_k))
         .constant("B_ALONG_K", u32::from(sizes.b_along_k));
-    let kernel = Kernel::new(name, &header, &[io, file], binds.len() as u32 - 1, 1);
+    let kernel = Kernel::new(name, &header, &[io, files::GEMM_LOAD, file], binds.len() as u32 - 1, 1);
     let mut params = [sizes.m, sizes.n, sizes.k].map(|v| v as u32).to_vec();
     params.extend_from_slice(tail);
     let work = sizes.batch.saturating_mul(sizes.m).saturating_mul(sizes.n).saturating_mul(sizes.k.max(1));

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod faults;
+mod functions;
 
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
