@@ -5,7 +5,11 @@
 pub mod house;
 pub mod inbox;
 pub mod logs;
+pub mod oracle;
 pub mod plugins;
+pub mod process;
+pub mod proxy;
+pub mod rabbitmq;
 pub mod table;
 pub mod watched;
 
