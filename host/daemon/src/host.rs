@@ -388,20 +388,15 @@ impl Inner {
                 Code::DeliveryTimeout,
                 "the broker waited too long for this job to end and took it back: see its consumer_timeout",
             )
-        } else if known.times >= count {
+        } else if known.times >= count && count < RENEWED {
             return self.attempt(delivery, way).await;
+        } else if known.times >= count {
+            return moved(delivery, self.settler(1).renew(delivery, way.alone).await).await;
         } else if way.alone {
             Failure::new(Code::HostCrash, "its host died while it ran this job and nothing else")
         } else {
             tracing::warn!(queue = %delivery.queue, count, "the host that had this job may have died of it: it will run alone");
-            return match self.settler(1).isolate(delivery).await {
-                Ok(()) => Settle::Ack,
-                Err(error) => {
-                    tracing::warn!(queue = %delivery.queue, %error, "a job that must run alone could not be moved");
-                    tokio::time::sleep(PAUSE).await;
-                    Settle::Reject
-                }
-            };
+            return moved(delivery, self.settler(1).isolate(delivery).await).await;
         };
         match wire::unread(delivery) {
             Ok(envelope) => self.fail(delivery, envelope, failure).await,
@@ -540,14 +535,27 @@ impl Inner {
                 Ok(_) => {
                     // Its queue may just be coming: not round and round meanwhile.
                     tokio::time::sleep(PAUSE).await;
-                    match self.settler(1).again(delivery).await {
-                        Ok(()) => Settle::Ack,
-                        Err(_) => Settle::Reject,
-                    }
+                    moved(delivery, self.settler(1).again(delivery).await).await
                 }
             },
         };
         self.broker.settle(delivery.tag, how);
+    }
+}
+
+/// Deliveries after which a job is published again if no host has died of it: fewer than any limit that
+/// an operator may set by policy, or connections that break would use it up.
+const RENEWED: u32 = 3;
+
+/// Settles the delivery of a job that was published to where it goes on, or could not be.
+async fn moved(delivery: &Delivery, published: Result<(), BrokerError>) -> Settle {
+    match published {
+        Ok(()) => Settle::Ack,
+        Err(error) => {
+            tracing::warn!(queue = %delivery.queue, %error, "a job could not be moved: it will be delivered again");
+            tokio::time::sleep(PAUSE).await;
+            Settle::Reject
+        }
     }
 }
 

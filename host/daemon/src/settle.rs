@@ -57,6 +57,14 @@ impl Settler<'_> {
         self.confirmed(wire::isolate(delivery, SystemTime::now(), self.host)).await
     }
 
+    /// Publishes a job again to the queue that it came from, for its deliveries to be counted anew.
+    ///
+    /// # Errors
+    /// As [`Self::isolate`].
+    pub async fn renew(&self, delivery: &Delivery, alone: bool) -> Result<(), BrokerError> {
+        self.confirmed(wire::renew(delivery, alone, SystemTime::now(), self.host)).await
+    }
+
     /// Publishes a job again that had no queue, now that its model has one.
     ///
     /// # Errors

@@ -17,7 +17,8 @@ use crate::job::{
 };
 
 pub use letters::{
-    again, dead_letter, forgiven, isolate, losses, lost, retry, undelivered, undone, undone_failure, unread,
+    again, dead_letter, forgiven, isolate, losses, lost, renew, retry, undelivered, undone, undone_failure,
+    unread,
 };
 
 /// Exchange that jobs are published to.
@@ -79,13 +80,15 @@ pub fn sender_key(delivery: &Delivery, message_id: &str) -> String {
     format!("{reply_to}\n{routing_key}\n{job}\n{message_id}")
 }
 
-/// What a delivered job is known by before its body is read: the ids of its message, or else its body.
+/// What a delivered job is known by before its body is read: the ids of its message, or else its body;
+/// and how often it was published before, for its deliveries are counted anew each time.
 pub fn job_key(delivery: &Delivery) -> String {
     let Message { properties, body, .. } = &delivery.message;
+    let before = properties.int("attempt").unwrap_or(0);
     let ids = [properties.correlation_id.as_ref(), properties.message_id.as_ref()];
     match ids.into_iter().flatten().find(|id| !id.is_empty()) {
-        Some(id) => id.clone(),
-        None => format!("{:016x}", BuildHasherDefault::<DefaultHasher>::default().hash_one(body)),
+        Some(id) => format!("{before} {id}"),
+        None => format!("{before} {:016x}", BuildHasherDefault::<DefaultHasher>::default().hash_one(body)),
     }
 }
 

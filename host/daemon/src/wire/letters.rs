@@ -49,16 +49,28 @@ fn moved(delivery: &Delivery, exchange: String, deadline: Option<SystemTime>) ->
     message
 }
 
-/// The delivery's message again, for the queue of jobs that run alone. The deliveries so far go into
-/// header `attempt`; they are counted anew there. Header values that make no sense stay as they are,
-/// for whoever reads the job there refuses it.
+/// The delivery's message again, for the queue of jobs that run alone.
 pub fn isolate(delivery: &Delivery, received: SystemTime, host: &str) -> Message {
+    anew(delivery, ISOLATED, received, host, "the host that had it did not come back")
+}
+
+/// The delivery's message again, for the queue that it came from: its broker would soon take it for
+/// undeliverable, and it is not.
+pub fn renew(delivery: &Delivery, alone: bool, received: SystemTime, host: &str) -> Message {
+    let exchange = if alone { ISOLATED } else { JOBS };
+    anew(delivery, exchange, received, host, "the hosts that had it lost their broker, again and again")
+}
+
+/// The delivery's message for an exchange of jobs. The deliveries so far go into header `attempt`; the
+/// broker counts them anew. Header values that make no sense stay as they are, for whoever reads the
+/// job there refuses it.
+fn anew(delivery: &Delivery, exchange: &str, received: SystemTime, host: &str, text: &str) -> Message {
     let properties = &delivery.message.properties;
     let deadline = match properties.header("deadline") {
         Some(_) => None,
         None => properties.expiration.and_then(|ttl| received.checked_add(ttl)),
     };
-    let mut message = moved(delivery, ISOLATED.to_owned(), deadline);
+    let mut message = moved(delivery, exchange.to_owned(), deadline);
     let base = match properties.header("attempt") {
         None => Some(0),
         Some(HeaderValue::Int(base)) if (0..=MAX_ATTEMPT).contains(base) => Some(*base),
@@ -68,7 +80,7 @@ pub fn isolate(delivery: &Delivery, received: SystemTime, host: &str) -> Message
         let attempts = base.saturating_add(i64::from(delivery.delivery_count)).min(MAX_ATTEMPT);
         message.properties.set("attempt", HeaderValue::Int(attempts));
         let attempt = u32::try_from(attempts).unwrap_or(u32::MAX);
-        record(&mut message.properties, attempt, host, "LOST", "the host that had it did not come back");
+        record(&mut message.properties, attempt, host, "LOST", text);
     }
     message
 }
