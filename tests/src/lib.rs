@@ -2,6 +2,7 @@
 //! ways to look into its queues, and a broker that misbehaves on request. Whatever waits has a
 //! deadline and says what it waited for.
 
+pub mod cluster;
 pub mod house;
 pub mod inbox;
 pub mod logs;
@@ -10,6 +11,7 @@ pub mod plugins;
 pub mod process;
 pub mod proxy;
 pub mod rabbitmq;
+pub mod scene;
 pub mod table;
 pub mod watched;
 

@@ -13,30 +13,25 @@
 //! oracle.finish(&node, "killed", 5).await.all("RESULT");    // waits for empty queues, panics if wrong
 //! ```
 
+mod reader;
 pub mod table;
 pub mod verdict;
 
 use std::collections::HashMap;
-use std::collections::hash_map::DefaultHasher;
-use std::hash::{Hash, Hasher};
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_core::Stream;
 use lapin::message::Delivery;
-use lapin::options::{
-    BasicAckOptions, BasicConsumeOptions, BasicPublishOptions, BasicQosOptions, ConfirmSelectOptions,
-    QueueDeclareOptions,
-};
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
-use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
+use lapin::types::ShortString;
+use lapin::{BasicProperties, Channel, Connection};
 use tokio::task::JoinHandle;
 use warren::wire::{DEAD, JOBS};
 
+use self::reader::{connect, declare, note, read};
 use self::table::{Report, Row};
-use self::verdict::{Event, Letter, Story, Verdict, judge};
+use self::verdict::{Story, Verdict, judge};
 use crate::PATIENCE;
 use crate::rabbitmq::Node;
 
@@ -83,6 +78,8 @@ struct Book {
     recovery: Duration,
     slowest: Duration,
     strange: Vec<String>,
+    /// What the oracle published.
+    jobs: HashMap<String, Job>,
 }
 
 impl Book {
@@ -108,7 +105,9 @@ impl Book {
     fn confirmed(&mut self, id: &str) {
         let now = Instant::now();
         let Some(story) = self.stories.get_mut(id) else { return };
-        story.confirmed = true;
+        if std::mem::replace(&mut story.confirmed, true) {
+            return;
+        }
         let ended = story.has_ended();
         self.confirmed.insert(id.to_owned(), now);
         // A fast host may have answered before the confirm was seen.
@@ -136,8 +135,9 @@ impl Drop for Oracle {
 }
 
 impl Oracle {
-    /// On the vhost of this address, with queue `oracle.<name>` for the answers. It is there when
-    /// this returns. `warren.dead` is read as soon as a host has declared it.
+    /// On the vhost of this address, or of these, of one cluster and separated by commas; with queue
+    /// `oracle.<name>` for the answers. It is there when this returns. `warren.dead` is read as soon as
+    /// a host has declared it.
     pub async fn open(address: &str, name: &str) -> Self {
         let queue = format!("oracle.{name}");
         let start = Instant::now();
@@ -145,20 +145,61 @@ impl Oracle {
             assert!(start.elapsed() < PATIENCE, "the oracle cannot declare {queue}: {error}");
             tokio::time::sleep(AGAIN).await;
         }
-        let book = Arc::new(Mutex::new(Book::default()));
-        let mut readers = Vec::new();
-        for queue in [queue.clone(), DEAD.to_owned()] {
-            let (address, book) = (address.to_owned(), Arc::clone(&book));
-            readers.push(tokio::spawn(async move {
-                loop {
-                    // Whatever ended it (a cut, a queue that is not there yet): again.
-                    let _ = read(&address, &queue, &book).await;
-                    tokio::time::sleep(AGAIN).await;
-                }
-            }));
+        let mut oracle = Self {
+            address: address.to_owned(),
+            queue: queue.clone(),
+            book: Arc::default(),
+            readers: Vec::new(),
+            publisher: tokio::sync::Mutex::default(),
+            gaps_may_be: false,
+        };
+        oracle.listen(&queue);
+        oracle.listen(DEAD);
+        oracle
+    }
+
+    /// Reads one more queue for answers, from now on or when it is there.
+    pub fn listen(&mut self, queue: &str) {
+        let own = queue == self.queue;
+        let (address, queue, book) = (self.address.clone(), queue.to_owned(), Arc::clone(&self.book));
+        self.readers.push(tokio::spawn(async move {
+            loop {
+                // Whatever ended it (a cut, a queue that is not there yet): again.
+                let _ = read(&address, &queue, own, &book).await;
+                tokio::time::sleep(AGAIN).await;
+            }
+        }));
+    }
+
+    /// A job that the test publishes by itself. Call [`Self::kept`] when the broker has confirmed it.
+    pub fn expect(&self, id: &str) {
+        self.book().stories.entry(id.to_owned()).or_default().published = 1;
+    }
+
+    /// The broker has confirmed a job that the test has published by itself.
+    pub fn kept(&self, id: &str) {
+        self.book().confirmed(id);
+    }
+
+    /// Takes a message down that the test has read by itself.
+    pub fn heard(&self, queue: &str, delivery: &Delivery) {
+        let mut book = self.book();
+        if let Err(text) = note(&mut book, queue, delivery) {
+            book.strange.push(text);
         }
-        let publisher = tokio::sync::Mutex::default();
-        Self { address: address.to_owned(), queue, book, readers, publisher, gaps_may_be: false }
+    }
+
+    /// Publishes every job again that has no end, under the same ids, as a client does that has waited
+    /// in vain. Answers how many.
+    pub async fn again(&self) -> usize {
+        let jobs: Vec<(String, Job)> = {
+            let book = self.book();
+            let open = |id: &String| book.stories.get(id).is_some_and(|story| !story.has_ended());
+            book.jobs.iter().filter(|(id, _)| open(id)).map(|(id, job)| (id.clone(), job.clone())).collect()
+        };
+        let count = jobs.len();
+        self.send(jobs).await;
+        count
     }
 
     /// For tests that cut a host's publishing connection alone: the statuses on their way are lost
@@ -176,14 +217,20 @@ impl Oracle {
     /// ids when the broker has confirmed every one. One whose confirm is lost with the connection is
     /// published again under the same ids, as a client does it. Panics after twice [`PATIENCE`].
     pub async fn publish(&self, jobs: impl IntoIterator<Item = Job>) -> Vec<String> {
-        let mut waiting: Vec<(String, Job)> = jobs.into_iter().map(|job| (new_id(), job)).collect();
-        let ids = waiting.iter().map(|(id, _)| id.clone()).collect();
+        let jobs: Vec<(String, Job)> = jobs.into_iter().map(|job| (new_id(), job)).collect();
+        let ids = jobs.iter().map(|(id, _)| id.clone()).collect();
         {
             let mut book = self.book();
-            for (id, _) in &waiting {
+            for (id, job) in &jobs {
                 book.stories.insert(id.clone(), Story::default());
+                book.jobs.insert(id.clone(), job.clone());
             }
         }
+        self.send(jobs).await;
+        ids
+    }
+
+    async fn send(&self, mut waiting: Vec<(String, Job)>) {
         let start = Instant::now();
         let mut publisher = self.publisher.lock().await;
         loop {
@@ -191,7 +238,7 @@ impl Oracle {
             let left = (2 * PATIENCE).saturating_sub(start.elapsed());
             let result = tokio::time::timeout(left, attempt).await;
             if waiting.is_empty() {
-                return ids;
+                return;
             }
             assert!(start.elapsed() < 2 * PATIENCE, "{} jobs are not confirmed: {result:?}", waiting.len());
             tokio::time::sleep(AGAIN).await;
@@ -215,7 +262,7 @@ impl Oracle {
         }
         let Some((_, channel)) = publisher else { return Ok(()) };
         // A confirm on a quorum queue waits for the disk: many are under way at a time.
-        let mut place = 0;
+        let (mut place, mut stale) = (0, false);
         while place < waiting.len() {
             let end = (place + 100).min(waiting.len());
             let mut confirms = Vec::new();
@@ -254,7 +301,12 @@ impl Oracle {
             }
             if let Some(why) = refused {
                 println!("oracle: a job was not confirmed: {why}; trying again");
+                stale = true;
             }
+        }
+        if stale {
+            // RabbitMQ 3.10 may refuse on a channel what it takes on the next.
+            *publisher = None;
         }
         Ok(())
     }
@@ -375,111 +427,4 @@ pub fn depths(node: &Node, address: &str) -> Vec<(String, u64)> {
         .filter_map(|line| line.split_once('\t'))
         .map(|(name, count)| (name.to_owned(), count.trim().parse().unwrap_or(u64::MAX)))
         .collect()
-}
-
-async fn connect(address: &str, name: &str) -> lapin::Result<Connection> {
-    let properties = ConnectionProperties::default().with_connection_name(LongString::from(name));
-    Connection::connect(address, properties).await
-}
-
-async fn declare_on(channel: &Channel, queue: &str) -> lapin::Result<()> {
-    let mut arguments = FieldTable::default();
-    arguments.insert("x-queue-type".into(), AMQPValue::LongString("quorum".into()));
-    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
-    channel.queue_declare(queue.into(), options, arguments).await.map(|_| ())
-}
-
-async fn declare(address: &str, queue: &str) -> lapin::Result<()> {
-    let connection = connect(address, "oracle").await?;
-    declare_on(&connection.create_channel().await?, queue).await?;
-    connection.close(200, "OK".into()).await
-}
-
-/// Reads a queue until its connection, channel or consumer ends.
-async fn read(address: &str, queue: &str, book: &Mutex<Book>) -> lapin::Result<()> {
-    let connection = connect(address, "oracle reading").await?;
-    let channel = connection.create_channel().await?;
-    if queue != DEAD {
-        declare_on(&channel, queue).await?;
-    }
-    channel.basic_qos(500, BasicQosOptions::default()).await?;
-    let options = BasicConsumeOptions::default();
-    let mut consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
-    while let Some(next) = std::future::poll_fn(|cx| Pin::new(&mut consumer).poll_next(cx)).await {
-        let delivery = next?;
-        let tag = delivery.delivery_tag;
-        {
-            let mut book = book.lock().unwrap_or_else(PoisonError::into_inner);
-            if let Err(text) = note(&mut book, queue, &delivery) {
-                book.strange.push(text);
-            }
-        }
-        channel.basic_ack(tag, BasicAckOptions::default()).await?;
-    }
-    Ok(())
-}
-
-fn text(headers: Option<&FieldTable>, name: &str) -> Option<String> {
-    match headers?.inner().get(name)? {
-        AMQPValue::LongString(text) => Some(String::from_utf8_lossy(text.as_bytes()).into_owned()),
-        AMQPValue::ShortString(text) => Some(text.as_str().to_owned()),
-        _ => None,
-    }
-}
-
-fn number(headers: Option<&FieldTable>, name: &str) -> Option<u32> {
-    match headers?.inner().get(name)? {
-        AMQPValue::LongLongInt(n) => u32::try_from(*n).ok(),
-        AMQPValue::LongInt(n) => u32::try_from(*n).ok(),
-        AMQPValue::LongUInt(n) => Some(*n),
-        _ => None,
-    }
-}
-
-/// Takes a message down under its job.
-fn note(book: &mut Book, queue: &str, delivery: &Delivery) -> Result<(), String> {
-    let properties = &delivery.properties;
-    let headers = properties.headers().as_ref();
-    let shown = || format!("{queue}: {properties:?}: {}", String::from_utf8_lossy(&delivery.data));
-    let id = properties.correlation_id().as_ref().map(|id| id.as_str().to_owned());
-    let Some(id) = id.filter(|id| book.stories.contains_key(id)) else {
-        return Err(format!("a message of no job of ours in {}", shown()));
-    };
-    let Some(story) = book.stories.get_mut(&id) else { return Ok(()) };
-    if queue == DEAD {
-        let reason = text(headers, "reason").or_else(|| text(headers, "x-first-death-reason"));
-        let letter = Letter { code: text(headers, "code"), attempt: number(headers, "attempt"), reason };
-        // What this reader had taken and could not acknowledge comes again.
-        if delivery.redelivered && story.letters.contains(&letter) {
-            return Ok(());
-        }
-        let before = story.has_ended();
-        story.letters.push(letter);
-        if !before {
-            book.ended(&id);
-        }
-        return Ok(());
-    }
-    let mut hasher = DefaultHasher::new();
-    delivery.data.hash(&mut hasher);
-    let kind = properties.kind().as_ref().map_or("", |kind| kind.as_str());
-    let last = matches!(headers.and_then(|h| h.inner().get("final")), Some(AMQPValue::Boolean(true)));
-    let numbers = number(headers, "attempt").zip(number(headers, "sequence"));
-    let Some((attempt, sequence)) = numbers else {
-        return Err(format!("an event without attempt and sequence in {}", shown()));
-    };
-    let own = properties.message_id().as_ref().map_or("", |own| own.as_str());
-    if own != format!("{id}:{attempt}:{sequence}") {
-        return Err(format!("an event whose message_id is not job:attempt:sequence in {}", shown()));
-    }
-    let code = text(headers, "code");
-    let event = Event { kind: kind.to_owned(), attempt, sequence, last, code, body: hasher.finish() };
-    if delivery.redelivered && story.events.contains(&event) {
-        return Ok(());
-    }
-    let before = story.has_ended();
-    if story.hear(event) && !before {
-        book.ended(&id);
-    }
-    Ok(())
 }

@@ -6,71 +6,19 @@
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use fastrand::Rng;
-use tempfile::TempDir;
 use tokio::sync::oneshot;
-use warren_tests::oracle::table::Report;
 use warren_tests::oracle::verdict::{Event, Story};
-use warren_tests::oracle::{Job, Oracle, depths};
-use warren_tests::process::{Process, plugins, signal};
-use warren_tests::proxy::{Act, Direction, Label, Moment, Proxy};
+use warren_tests::oracle::{Job, depths};
+use warren_tests::process::{Process, signal};
+use warren_tests::proxy::{Act, Direction, Label, Moment};
 use warren_tests::rabbitmq::shared;
+use warren_tests::scene::{Scene, calm, mixed};
 use warren_tests::{GLANCE, PATIENCE, within};
 
 const RUNS: usize = 5;
 const JOBS: usize = 40;
 /// Heartbeat that lets either side notice a silent peer within seconds.
 const HEARTBEAT: &str = "?heartbeat=2";
-
-/// A vhost, plugins to serve there, and the oracle.
-struct Scene {
-    name: &'static str,
-    since: Instant,
-    address: String,
-    plugins: TempDir,
-    oracle: Oracle,
-    random: Rng,
-}
-
-impl Scene {
-    async fn set(name: &'static str) -> Self {
-        let seed = std::env::var("WARREN_SEED").ok().and_then(|s| s.parse().ok());
-        let seed = seed.unwrap_or_else(|| fastrand::u64(..));
-        println!("{name}: WARREN_SEED={seed}");
-        let address = tokio::task::block_in_place(|| shared().vhost(name));
-        let oracle = Oracle::open(&address, name).await;
-        let plugins = plugins(&["noop", "hostile"]);
-        let (since, random) = (Instant::now(), Rng::with_seed(seed));
-        Self { name, since, address, plugins, oracle, random }
-    }
-
-    async fn proxy(&self) -> Proxy {
-        Proxy::start(shared().port()).await
-    }
-
-    async fn host(&self, address: &str) -> Process {
-        Process::serving(address, self.plugins.path(), &[]).await
-    }
-
-    /// The oracle's verdict. A host must still serve: what was delivered again has to be done.
-    async fn finish(self, fault: &str, runs: usize) -> Report {
-        let report = self.oracle.finish(shared(), fault, runs).await;
-        println!("{}: {:.1} s", self.name, self.since.elapsed().as_secs_f64());
-        report
-    }
-
-    /// Asserts that every job ends.
-    async fn all_end(&self, when: &str, host: &Process) {
-        let ended = self.oracle.ended(PATIENCE).await;
-        let open = self.oracle.open_jobs();
-        assert!(ended, "{}: {open} jobs have no end {when}; the host said\n{}", self.name, host.log());
-    }
-}
-
-/// Half of them silent, half with a status; each takes about a millisecond.
-fn mixed(count: usize) -> impl Iterator<Item = Job> {
-    (0..count).map(|n| if n % 2 == 0 { Job::noop() } else { Job::hostile("announced-busy", 1) })
-}
 
 /// Where the host dies.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -250,23 +198,6 @@ async fn the_network_cuts_at_random_bytes() {
     }
     calm(&mut host, before).await;
     scene.finish("network: cut at random bytes", RUNS * 3).await.all("RESULT");
-}
-
-/// The host lives and has not kept what its lost connections had.
-async fn calm(host: &mut Process, before: usize) {
-    assert!(host.is_alive(), "the host has ended:\n{}", host.log());
-    let start = Instant::now();
-    while host.descriptors() > before + 2 {
-        let now = host.descriptors();
-        assert!(
-            start.elapsed() < PATIENCE,
-            "{now} descriptors, {before} before; the host said\n{}",
-            host.log()
-        );
-        tokio::time::sleep(GLANCE).await;
-    }
-    let memory = host.memory_kib();
-    assert!(memory < 512 * 1024, "{memory} KiB are resident");
 }
 
 #[tokio::test(flavor = "multi_thread")]

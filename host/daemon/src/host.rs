@@ -4,8 +4,8 @@
 mod consume;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::runtime::{Builder, Handle, Runtime};
@@ -27,7 +27,7 @@ use crate::sandbox::{Entry, Refusal, Sandbox, SandboxConfig, SandboxError, TICK}
 use crate::schedule::{Pace, Schedule};
 use crate::settle::{End, Settler};
 use crate::topology;
-use crate::wire;
+use crate::wire::{self, Suspicion};
 
 /// Why a host does not start.
 #[derive(Debug, thiserror::Error)]
@@ -98,7 +98,7 @@ pub struct Host {
 }
 
 /// Threads beside the slots, so that intake, relay and settling go on while every slot computes.
-const SPARE_THREADS: usize = 2;
+const SPARE_THREADS: usize = 1;
 
 impl Host {
     /// Builds the host: engines, stores, threads. Nothing is consumed yet.
@@ -300,6 +300,12 @@ struct Way<'a> {
     pace: &'a Pace,
     /// It has had a slot.
     began: AtomicBool,
+    /// As what its message is remembered, and which attempt at it.
+    remembered: OnceLock<(String, u32)>,
+    /// It has waited for a host that owns up to its loss.
+    suspicion: Option<Suspicion>,
+    /// It begins to: what is known of its losses is still needed.
+    waits: AtomicBool,
 }
 
 /// Why an attempt has no outputs.
@@ -339,26 +345,42 @@ impl Inner {
 
     /// Takes one job all the way, unless its channel dies: then the broker has it back, and what
     /// would still be done here is dropped, guest and unsent events with it.
-    async fn job(&self, delivery: Delivery, pace: &Pace, alone: bool) {
+    async fn job(&self, mut delivery: Delivery, pace: &Pace, alone: bool) {
         let lost = self.broker.lost(delivery.tag);
+        let suspicion = wire::take_suspicion(&mut delivery);
         let key = losses::key(&delivery.queue, &wire::job_key(&delivery));
-        let way = Way { key: &key, alone, pace, began: AtomicBool::new(false) };
+        let way = Way {
+            key: &key,
+            alone,
+            pace,
+            began: AtomicBool::new(false),
+            remembered: OnceLock::new(),
+            suspicion,
+            waits: AtomicBool::new(false),
+        };
         let loss = tokio::select! {
             biased;
             loss = lost.wait() => loss,
             () = self.whole(&delivery, &way) => return,
         };
         let timed_out = loss == Loss::Timeout && way.began.load(Ordering::Relaxed);
+        if let Some((message, attempt)) = way.remembered.get() {
+            self.duplicates.forget(message, *attempt);
+        }
         tracing::warn!(queue = %delivery.queue, ?loss, "the channel died: dropped a job that the broker has back");
         self.losses.lost(key, timed_out);
     }
 
     /// From a delivery to its settling.
     async fn whole(&self, delivery: &Delivery, way: &Way<'_>) {
-        let how = match delivery.delivery_count {
-            0 => self.attempt(delivery, way).await,
-            _ => self.redelivered(delivery, way).await,
+        let how = match (&way.suspicion, delivery.delivery_count) {
+            (Some(suspicion), _) => self.suspected(delivery, suspicion).await,
+            (None, 0) => self.attempt(delivery, way).await,
+            (None, _) => self.redelivered(delivery, way).await,
         };
+        if how == Settle::Ack && way.waits.load(Ordering::Relaxed) {
+            return self.broker.settle(delivery.tag, how);
+        }
         self.settle(delivery, way.key, how);
     }
 
@@ -376,32 +398,52 @@ impl Inner {
     /// and lives, it may have killed that host: then it runs alone, where the next death has no other
     /// cause; and after that not at all.
     async fn redelivered(&self, delivery: &Delivery, way: &Way<'_>) -> Settle {
-        let count = delivery.delivery_count;
-        let known = if way.alone {
-            let grace = Duration::from_millis(self.config.crash_grace_ms);
-            self.losses.account(way.key, count, grace).await
-        } else {
-            self.losses.known(way.key)
+        // It can have harmed nobody, and would not be the same after a move: some headers cannot be kept.
+        let envelope = match wire::unread(delivery) {
+            Ok(envelope) => envelope,
+            Err(rejected) => return self.fail(delivery, rejected.envelope, rejected.failure).await,
         };
-        let failure = if known.timed_out {
-            Failure::new(
-                Code::DeliveryTimeout,
-                "the broker waited too long for this job to end and took it back: see its consumer_timeout",
-            )
+        let count = delivery.delivery_count;
+        let known = self.losses.known(way.key);
+        if known.timed_out {
+            self.fail(delivery, envelope, timed_out()).await
         } else if known.times >= count && count < RENEWED {
-            return self.attempt(delivery, way).await;
+            self.attempt(delivery, way).await
         } else if known.times >= count {
-            return moved(delivery, self.settler(1).renew(delivery, way.alone).await).await;
+            moved(delivery, self.settler(1).renew(delivery, way.alone).await).await
         } else if way.alone {
-            Failure::new(Code::HostCrash, "its host died while it ran this job and nothing else")
+            tracing::warn!(queue = %delivery.queue, count, "the host that ran this job alone may have died of it: it waits for news of that host");
+            way.waits.store(true, Ordering::Relaxed);
+            moved(delivery, self.settler(1).suspect(delivery, way.key, self.grace()).await).await
         } else {
             tracing::warn!(queue = %delivery.queue, count, "the host that had this job may have died of it: it will run alone");
-            return moved(delivery, self.settler(1).isolate(delivery).await).await;
-        };
-        match wire::unread(delivery) {
-            Ok(envelope) => self.fail(delivery, envelope, failure).await,
-            Err(rejected) => self.fail(delivery, rejected.envelope, failure).await,
+            moved(delivery, self.settler(1).isolate(delivery).await).await
         }
+    }
+
+    /// A job that was lost while it ran alone, and has waited since. If a host that lives has said that
+    /// it lost it, it runs alone again; if not it has no more hosts to kill.
+    async fn suspected(&self, delivery: &Delivery, suspicion: &Suspicion) -> Settle {
+        let envelope = match wire::unread(delivery) {
+            Ok(envelope) => envelope,
+            Err(rejected) => return self.fail(delivery, rejected.envelope, rejected.failure).await,
+        };
+        // What is left of it where no tier waits as long.
+        let left = self.grace().saturating_sub(suspicion.since.elapsed().unwrap_or_default());
+        let known = self.losses.account(&suspicion.key, suspicion.times, left).await;
+        let failure = if known.timed_out {
+            timed_out()
+        } else if known.times >= suspicion.times {
+            return moved(delivery, self.settler(1).renew(delivery, true).await).await;
+        } else {
+            Failure::new(Code::HostCrash, "its host died while it ran this job and nothing else")
+        };
+        self.losses.forget(&suspicion.key);
+        self.fail(delivery, envelope, failure).await
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_millis(self.config.crash_grace_ms)
     }
 
     async fn attempt(&self, delivery: &Delivery, way: &Way<'_>) -> Settle {
@@ -409,11 +451,13 @@ impl Inner {
             Ok(job) => job,
             Err(rejected) => return self.fail(delivery, rejected.envelope, rejected.failure).await,
         };
-        if let Some(id) = &delivery.message.properties.message_id
-            && self.duplicates.is_duplicate(&wire::sender_key(delivery, id), job.envelope.attempt)
-        {
-            tracing::info!(job = %job.envelope.id, message = %id, "dropped a message that was published twice");
-            return Settle::Ack;
+        if let Some(id) = &delivery.message.properties.message_id {
+            let (message, attempt) = (wire::sender_key(delivery, id), job.envelope.attempt);
+            if self.duplicates.is_duplicate(&message, attempt) {
+                tracing::info!(job = %job.envelope.id, message = %id, "dropped a message that was published twice");
+                return Settle::Ack;
+            }
+            way.remembered.get_or_init(|| (message, attempt));
         }
         let relay = self.relays.open(job.envelope.clone(), job.binary);
         let plugin = match self.schedule.choose(&job.envelope) {
@@ -541,6 +585,13 @@ impl Inner {
         };
         self.broker.settle(delivery.tag, how);
     }
+}
+
+fn timed_out() -> Failure {
+    Failure::new(
+        Code::DeliveryTimeout,
+        "the broker waited too long for this job to end and took it back: see its consumer_timeout",
+    )
 }
 
 /// Deliveries after which a job is published again if no host has died of it: fewer than any limit that

@@ -65,6 +65,16 @@ impl Settler<'_> {
         self.confirmed(wire::renew(delivery, alone, SystemTime::now(), self.host)).await
     }
 
+    /// Publishes a job to where it waits out `grace`, the time that hosts which lost it have to say so.
+    ///
+    /// # Errors
+    /// As [`Self::isolate`].
+    pub async fn suspect(&self, delivery: &Delivery, key: &str, grace: Duration) -> Result<(), BrokerError> {
+        let long = self.delays.iter().find(|delay| **delay >= grace).or(self.delays.last());
+        let delay = long.copied().unwrap_or(Duration::from_secs(1));
+        self.confirmed(wire::suspect(delivery, delay, key, SystemTime::now(), self.host)).await
+    }
+
     /// Publishes a job again that had no queue, now that its model has one.
     ///
     /// # Errors

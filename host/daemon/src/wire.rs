@@ -17,8 +17,8 @@ use crate::job::{
 };
 
 pub use letters::{
-    again, dead_letter, forgiven, isolate, losses, lost, renew, retry, undelivered, undone, undone_failure,
-    unread,
+    Suspicion, again, dead_letter, forgiven, isolate, losses, lost, renew, retry, suspect, take_suspicion,
+    undelivered, undone, undone_failure, unread,
 };
 
 /// Exchange that jobs are published to.
@@ -165,7 +165,7 @@ fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
         Ok(Some(base)) if !(0..=MAX_ATTEMPT).contains(&base) => {
             Some(format!("header attempt is {base}: use 0 to {MAX_ATTEMPT}"))
         }
-        Ok(_) => whole(properties, "deadline").err(),
+        Ok(_) => whole(properties, "deadline").err().or_else(|| header_length(properties).err()),
         Err(text) => Some(text),
     });
     match problem {

@@ -57,11 +57,6 @@ impl Drop for Running {
 }
 
 impl Running {
-    /// The process id.
-    pub fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// User and system time so far, of all its threads and children.
     pub fn cpu(&self) -> Result<Duration> {
         tree(self.child.id())

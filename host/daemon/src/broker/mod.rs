@@ -5,8 +5,7 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -160,27 +159,36 @@ pub enum Settle {
 pub enum Loss {
     /// Its connection or channel died.
     Connection,
-    /// The broker waited too long for something on its channel to be settled, and closed it.
+    /// The broker waited too long for this one to be settled, and closed its channel.
     Timeout,
 }
 
-/// Tells when deliveries of one channel become void, and why.
+/// Tells when deliveries of one channel become void, and why one of them did.
 #[derive(Debug, Clone, Default)]
 pub struct Lost {
     token: CancellationToken,
-    timeout: Arc<AtomicBool>,
+    /// The delivery that the broker waited for.
+    culprit: Arc<OnceLock<u64>>,
+    number: u64,
 }
 
 impl Lost {
+    /// Of the delivery with this number on the channel.
+    pub fn of(&self, number: u64) -> Self {
+        Self { number, ..self.clone() }
+    }
+
     /// Waits for it; at once if it is so already.
     pub async fn wait(&self) -> Loss {
         self.token.cancelled().await;
-        if self.timeout.load(Ordering::Acquire) { Loss::Timeout } else { Loss::Connection }
+        if self.culprit.get() == Some(&self.number) { Loss::Timeout } else { Loss::Connection }
     }
 
-    /// Tells everyone who waits.
-    pub fn tell(&self, loss: Loss) {
-        self.timeout.fetch_or(loss == Loss::Timeout, Ordering::AcqRel);
+    /// Tells everyone who waits; the culprit is the delivery that the broker had waited for too long.
+    pub fn tell(&self, culprit: Option<u64>) {
+        if let Some(number) = culprit {
+            self.culprit.get_or_init(|| number);
+        }
         self.token.cancel();
     }
 }
@@ -334,6 +342,16 @@ pub enum BrokerError {
         operation: &'static str,
         /// What it said.
         reason: String,
+    },
+    /// A message that the broker does not take however often it is published.
+    #[error(
+        "a message of {length} bytes is longer than the broker takes ({most}): raise its max_message_size or send less"
+    )]
+    TooLong {
+        /// The length of its body.
+        length: u64,
+        /// The longest that is taken.
+        most: u64,
     },
 }
 

@@ -61,6 +61,55 @@ pub fn renew(delivery: &Delivery, alone: bool, received: SystemTime, host: &str)
     anew(delivery, exchange, received, host, "the hosts that had it lost their broker, again and again")
 }
 
+/// Headers of a job that waits for whoever lost it and lives to say so.
+const SUSPECTED: [&str; 3] = ["suspected", "suspected-losses", "suspected-since"];
+
+/// A job that was lost while it ran alone, and as far as is known by no host that lives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suspicion {
+    /// By what its losses are known.
+    pub key: String,
+    /// How many there were.
+    pub times: u32,
+    /// When it began to wait.
+    pub since: SystemTime,
+}
+
+/// The delivery's message again, for the retry tier of `delay`: there it waits, and no host that dies
+/// meanwhile can have died of it.
+pub fn suspect(delivery: &Delivery, delay: Duration, key: &str, received: SystemTime, host: &str) -> Message {
+    let text = "the host that ran it alone did not come back";
+    let mut message = anew(delivery, &retry_tier(delay), received, host, text);
+    let ms = received.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_millis();
+    let values = [
+        HeaderValue::Text(key.to_owned()),
+        HeaderValue::Int(i64::from(delivery.delivery_count)),
+        HeaderValue::Int(i64::try_from(ms).unwrap_or(i64::MAX)),
+    ];
+    SUSPECTED.iter().zip(values).for_each(|(name, value)| message.properties.set(name, value));
+    message
+}
+
+/// Takes the suspicion off a job that comes back with one.
+pub fn take_suspicion(delivery: &mut Delivery) -> Option<Suspicion> {
+    let properties = &mut delivery.message.properties;
+    let [key, times, since] = SUSPECTED;
+    let suspicion = properties.text(key).and_then(|key| {
+        let since = Duration::from_millis(u64::try_from(properties.int(since)?).ok()?);
+        Some(Suspicion {
+            key: key.to_owned(),
+            times: u32::try_from(properties.int(times)?).ok()?,
+            since: SystemTime::UNIX_EPOCH.checked_add(since)?,
+        })
+    });
+    unsuspected(properties);
+    suspicion
+}
+
+fn unsuspected(properties: &mut Properties) {
+    properties.headers.retain(|(name, _)| !SUSPECTED.contains(&name.as_str()));
+}
+
 /// The delivery's message for an exchange of jobs. The deliveries so far go into header `attempt`; the
 /// broker counts them anew. Header values that make no sense stay as they are, for whoever reads the
 /// job there refuses it.
@@ -213,6 +262,7 @@ pub fn dead_letter(
 ) -> Message {
     let mut message = delivery.message.clone();
     message.exchange = DEAD.to_owned();
+    unsuspected(&mut message.properties);
     message.properties.persistent = true;
     message.properties.expiration = None;
     let seconds = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs();

@@ -23,8 +23,15 @@ use crate::broker::{BrokerError, Confirmation, Message};
 /// Starts every mark of our own.
 const MARK: &str = "warren-";
 
-/// How long the reason for a closed channel may take to come.
-const REASON: Duration = Duration::from_millis(200);
+/// A channel that refuses a message is replaced, but not more often than this. RabbitMQ 3.10 keeps, for
+/// each channel, which node leads a queue: one that was first asked to publish while that node was dead
+/// refuses every message for that queue for as long as it is, though another leads by then.
+const RENEWAL: Duration = Duration::from_secs(1);
+/// How long what is on its way may hold up a replacement, and with it what is to be sent.
+const HELD_UP: Duration = Duration::from_secs(1);
+
+/// How long the reason for a closed channel may take to come: a busy machine may be slow to hand it over.
+const REASON: Duration = Duration::from_secs(2);
 
 /// A message to be published, and who waits for its fate.
 pub(super) struct Sent {
@@ -82,6 +89,7 @@ struct Slot {
     since: Instant,
     exchange: String,
     length: u64,
+    /// There is nothing more to come of it.
     confirmed: bool,
 }
 
@@ -92,10 +100,13 @@ pub(super) struct Confirms {
     slots: HashMap<u64, Slot>,
     next: u64,
     fates: Fates,
-    /// The channel is closed and its reason has not come yet, since then.
+    /// The channel is closed, or refuses what is sent, and the reason has not come yet, since then.
     closed: Option<Instant>,
-    /// Messages for the next channel: this one closed before they were sent.
+    /// Messages for the next channel: this one closed before they were sent, or is to be replaced.
     later: Vec<Sent>,
+    opened: Instant,
+    /// Another shall replace this one as soon as nothing is on its way here: then order holds. Since when.
+    replaced: Option<Instant>,
 }
 
 impl Confirms {
@@ -108,12 +119,19 @@ impl Confirms {
             fates: Fates::default(),
             closed: None,
             later: Vec::new(),
+            opened: Instant::now(),
+            replaced: None,
         }
+    }
+
+    /// The channel.
+    pub fn channel(&self) -> &Channel {
+        &self.channel
     }
 
     /// Puts a message on the wire, behind those of earlier calls. Never waits.
     pub fn send(&mut self, sent: Sent) {
-        if !self.channel.status().connected() {
+        if !self.channel.status().connected() || self.replaced.is_some() {
             self.later.push(sent);
             self.ready.notify.notify_one();
             return;
@@ -153,7 +171,10 @@ impl Confirms {
                 self.later.push(Sent { message, mandatory, answer: to });
                 return self.ready.notify.notify_one();
             }
-            Poll::Ready(Err((true, _))) => return answer(&mut to, Err(BrokerError::ConnectionLost)),
+            Poll::Ready(Err((true, error))) => {
+                let fate = fate(errors::reply(&error), &message.exchange, message.body.len() as u64);
+                return answer(&mut to, fate);
+            }
         };
         self.fates.sent(id, mark);
         let slot = Slot {
@@ -176,11 +197,14 @@ impl Confirms {
     fn note(&mut self, id: u64, confirmation: lapin::Confirmation) {
         let positive = confirmation.is_ack();
         let returned = confirmation.take_message();
+        if !positive && self.opened.elapsed() > RENEWAL {
+            self.replaced.get_or_insert_with(Instant::now);
+        }
         self.fates.confirmed(id, positive, returned.as_ref().map(mark));
     }
 
     /// Looks at what has something to tell, and answers what is decided. `Some` when the channel is
-    /// closed, with the broker's reason if it gave one.
+    /// closed, with the broker's reason if it gave one; or when another shall replace it.
     pub fn collect(&mut self) -> Option<Option<lapin::Error>> {
         let mut dead = None;
         // All that rang is looked at before anything is decided: a confirm may have come with the
@@ -201,7 +225,13 @@ impl Confirms {
                         self.note(id, confirmation);
                     }
                     Poll::Ready(Err((_, error))) => {
-                        dead.get_or_insert(Some(error));
+                        // One that was not written when the channel closed may not know the reason,
+                        // and be told before those that do.
+                        slot.confirmed = true;
+                        self.closed.get_or_insert_with(Instant::now);
+                        if errors::reply(&error).is_some() {
+                            dead.get_or_insert(Some(error));
+                        }
                     }
                 }
             }
@@ -211,10 +241,23 @@ impl Confirms {
                 answer(&mut slot.answer, Ok(fate));
             }
         }
-        if dead.is_none() && !self.channel.status().connected() {
+        if let Some(since) = self.replaced
+            && self.closed.is_none()
+            && self.channel.status().connected()
+        {
+            if self.slots.is_empty() {
+                return Some(None);
+            }
+            if since.elapsed() > HELD_UP {
+                // Not now.
+                (self.replaced, self.opened) = (None, Instant::now());
+                self.later().into_iter().for_each(|sent| self.send(sent));
+            }
+        }
+        if dead.is_none() && (self.closed.is_some() || !self.channel.status().connected()) {
             // lapin closes the channel first and fails its publishes next: the reason comes with them.
             let since = *self.closed.get_or_insert_with(Instant::now);
-            if self.slots.is_empty() || since.elapsed() > REASON {
+            if self.slots.values().all(|slot| slot.confirmed) || since.elapsed() > REASON {
                 dead = Some(None);
             }
         }
@@ -247,23 +290,27 @@ impl Confirms {
     pub fn fail(&mut self, error: Option<&lapin::Error>) {
         let reply = error.and_then(errors::reply);
         for (_, mut slot) in self.slots.drain() {
-            let fate = match reply {
-                Some((NOT_FOUND, text)) if errors::missing(text, "exchange") == Some(&*slot.exchange) => {
-                    Err(BrokerError::NotFound { what: "exchange", name: slot.exchange.clone() })
-                }
-                Some((ACCESS_REFUSED, text)) if refused(text, &slot.exchange) => {
-                    Err(BrokerError::Refused { operation: "a publish", reason: text.to_owned() })
-                }
-                Some((PRECONDITION_FAILED, text))
-                    if errors::too_large(text).is_some_and(|(length, _)| length == slot.length) =>
-                {
-                    Ok(Confirmation::Nacked)
-                }
-                _ => Err(BrokerError::ConnectionLost),
-            };
+            let fate = fate(reply, &slot.exchange, slot.length);
             answer(&mut slot.answer, fate);
         }
         self.fates = Fates::default();
+    }
+}
+
+/// The fate of a message whose channel was closed, with what the broker said.
+fn fate(reply: Option<(u16, &str)>, exchange: &str, length: u64) -> Result<Confirmation, BrokerError> {
+    match reply {
+        Some((NOT_FOUND, text)) if errors::missing(text, "exchange") == Some(exchange) => {
+            Err(BrokerError::NotFound { what: "exchange", name: exchange.to_owned() })
+        }
+        Some((ACCESS_REFUSED, text)) if refused(text, exchange) => {
+            Err(BrokerError::Refused { operation: "a publish", reason: text.to_owned() })
+        }
+        Some((PRECONDITION_FAILED, text)) => match errors::too_large(text) {
+            Some((refused, most)) if refused == length => Err(BrokerError::TooLong { length, most }),
+            _ => Err(BrokerError::ConnectionLost),
+        },
+        _ => Err(BrokerError::ConnectionLost),
     }
 }
 

@@ -22,7 +22,7 @@ use lapin::options::{
 };
 use lapin::types::FieldTable;
 use tokio::sync::{Notify, mpsc, watch};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tokio_util::sync::CancellationToken;
 
 use super::Shared;
@@ -43,6 +43,16 @@ const LOOK: Duration = Duration::from_millis(20);
 /// RabbitMQ's channel hands them to a quorum queue bit by bit, and forgets what it has not handed over
 /// when it is closed: the messages would come again.
 const LINGER: Duration = Duration::from_millis(500);
+/// The same for a channel that another has taken over from, where nobody waits for it: a queue that
+/// elects its leader takes acknowledgements only after that.
+const LINGER_BEHIND: Duration = Duration::from_secs(5);
+
+/// A consumer is starved before it is cancelled: nothing is acknowledged, until it has got all that it
+/// may hold or nothing has come for so long, but no longer than this in all. RabbitMQ's channel returns
+/// what comes from a quorum queue after the cancellation, and counts it as failed, though no host ever
+/// saw it.
+const QUIET: Duration = Duration::from_millis(40);
+const STARVED: Duration = Duration::from_millis(400);
 
 /// All channels that deliver, by generation.
 #[derive(Default)]
@@ -72,6 +82,12 @@ impl Ledger {
     fn lock(&self) -> MutexGuard<'_, Book> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// What the broker takes for not acknowledged.
+    fn unacknowledged(&self) -> usize {
+        let book = self.lock();
+        book.open.len() + book.settled.len()
+    }
 }
 
 impl Ledgers {
@@ -88,11 +104,11 @@ impl Ledgers {
         ledger
     }
 
-    /// Makes a generation void.
+    /// Makes a generation void. A broker that has waited too long has waited for the oldest delivery.
     fn close(&self, ledger: &Ledger, loss: Loss) {
         self.map.write().unwrap_or_else(PoisonError::into_inner).remove(&ledger.generation);
-        *ledger.lock() = Book::default();
-        ledger.lost.tell(loss);
+        let oldest = std::mem::take(&mut *ledger.lock()).open.first().copied();
+        ledger.lost.tell(oldest.filter(|_| loss == Loss::Timeout));
     }
 
     /// Settles a delivery; ignores what is void or settled already.
@@ -113,10 +129,10 @@ impl Ledgers {
         map.get(&tag.channel).map_or_else(
             || {
                 let over = Lost::default();
-                over.tell(Loss::Connection);
+                over.tell(None);
                 over
             },
-            |ledger| ledger.lost.clone(),
+            |ledger| ledger.lost.of(tag.number),
         )
     }
 
@@ -160,6 +176,28 @@ pub(super) struct Feed {
     live: Arc<Live>,
     channel: Channel,
     consumer: lapin::Consumer,
+    prefetch: u16,
+}
+
+/// A consumer that is being starved.
+struct Starving {
+    since: Instant,
+    /// When the last delivery came; none when no other can come.
+    last: Option<Instant>,
+}
+
+impl Starving {
+    fn new() -> Self {
+        let now = Instant::now();
+        Self { since: now, last: Some(now) }
+    }
+
+    /// Waits until its consumer may be cancelled.
+    async fn over(&self) {
+        if let Some(last) = self.last {
+            sleep_until((last + QUIET).min(self.since + STARVED)).await;
+        }
+    }
 }
 
 impl Feed {
@@ -171,7 +209,7 @@ impl Feed {
         let name = short(queue).unwrap_or_default();
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(name, "".into(), options, FieldTable::default()).await?;
-        Ok(Self { live, channel, consumer })
+        Ok(Self { live, channel, consumer, prefetch: prefetch.max(1) })
     }
 
     /// Closes the channel before the consumer is dropped: dropping cancels it on a channel that may be
@@ -187,20 +225,28 @@ impl Feed {
 
 /// Waits until everything that a channel has delivered is settled, then closes it.
 async fn retire(shared: Arc<Shared>, dropped: CancellationToken, feed: Feed, ledger: Arc<Ledger>) {
+    let mut loss = Loss::Connection;
     loop {
-        flush(&feed.channel, &ledger);
-        let settled = ledger.lock().open.is_empty();
+        let settled = flush(&feed.channel, &ledger);
         tokio::select! {
             biased;
             () = shared.stop.cancelled() => break,
             () = feed.live.lost.cancelled() => break,
             () = dropped.cancelled(), if !settled => break,
-            () = sleep(LINGER), if settled => break,
+            () = sleep(LINGER_BEHIND), if settled => break,
+            () = async { dropped.cancelled().await; sleep(LINGER).await }, if settled => break,
             () = ledger.wake.notified(), if !settled => {}
-            () = closed(&feed.channel), if !settled => break,
+            () = closed(&feed.channel), if !settled => {
+                // Its consumer, which would be told why, has ended. While the connection lives only what
+                // it still holds is a reason to close it.
+                if feed.live.connection.status().connected() {
+                    loss = Loss::Timeout;
+                }
+                break;
+            }
         }
     }
-    shared.ledgers.close(&ledger, Loss::Connection);
+    shared.ledgers.close(&ledger, loss);
     feed.close(&ledger.queue).await;
 }
 
@@ -280,21 +326,21 @@ impl Subscription {
 
     /// Delivers and settles on one channel.
     async fn serve(&mut self, feed: Feed, ledger: &Arc<Ledger>) -> End {
-        let Feed { live, channel, mut consumer } = feed;
+        let Feed { live, channel, mut consumer, prefetch } = feed;
         let mut held: Option<Delivery> = None;
         let mut publishing = self.shared.publisher.open.subscribe();
         let mut listening = true;
         let mut delivering = true;
         let mut retiring = false;
+        let mut starving: Option<Starving> = None;
         let end = loop {
             let can_publish = *publishing.borrow_and_update();
             tokio::select! {
                 biased;
                 () = self.shared.stop.cancelled() => break End::Over,
                 () = live.lost.cancelled() => break End::Dead(Loss::Connection),
-                () = self.dropped.cancelled() => {
-                    flush(&channel, ledger);
-                    if ledger.lock().open.is_empty() {
+                () = self.dropped.cancelled(), if starving.is_none() => {
+                    if flush(&channel, ledger) {
                         stop_delivering(&channel, &consumer).await;
                         tokio::select! {
                             () = sleep(LINGER) => {}
@@ -306,18 +352,20 @@ impl Subscription {
                 () = ledger.wake.notified() => {
                     if self.sender.is_closed() && listening {
                         listening = false;
-                        stop_delivering(&channel, &consumer).await;
+                        starving.get_or_insert_with(Starving::new);
                     }
-                    flush(&channel, ledger);
+                    if starving.is_none() {
+                        let _ = flush(&channel, ledger);
+                    }
                 }
                 () = self.sender.closed(), if listening => {
                     // What is returned now must not come to this consumer again.
                     listening = false;
-                    stop_delivering(&channel, &consumer).await;
+                    starving.get_or_insert_with(Starving::new);
                 }
                 Ok(()) = self.prefetch.changed(), if listening && delivering && !retiring => {
                     retiring = true;
-                    stop_delivering(&channel, &consumer).await;
+                    starving = Some(Starving::new());
                 }
                 _ = publishing.changed(), if held.is_some() && !can_publish => {}
                 permit = self.sender.reserve(), if held.is_some() && can_publish && listening => {
@@ -329,6 +377,9 @@ impl Subscription {
                     Some(Ok(delivery)) => {
                         let number = delivery.delivery_tag;
                         ledger.lock().open.insert(number);
+                        if let Some(starving) = &mut starving {
+                            starving.last = Some(Instant::now());
+                        }
                         let delivery = self.delivery(delivery, ledger);
                         if !listening {
                             self.shared.ledgers.settle(delivery.tag, Settle::Nack);
@@ -354,12 +405,21 @@ impl Subscription {
                         }
                     }
                 },
+                () = async { if let Some(starving) = &starving { starving.over().await } }, if starving.is_some() => {
+                    starving = None;
+                    stop_delivering(&channel, &consumer).await;
+                    let _ = flush(&channel, ledger);
+                }
+            }
+            if let Some(starving) = &mut starving {
+                starving.last =
+                    (ledger.unacknowledged() < usize::from(prefetch)).then_some(starving.last).flatten();
             }
             if !listening && let Some(delivery) = held.take() {
                 self.shared.ledgers.settle(delivery.tag, Settle::Nack);
             }
         };
-        let feed = Feed { live, channel, consumer };
+        let feed = Feed { live, channel, consumer, prefetch };
         if matches!(end, End::Retired) {
             let (shared, dropped) = (Arc::clone(&self.shared), self.dropped.clone());
             self.shared.subscriptions.spawn(retire(shared, dropped, feed, Arc::clone(ledger)));
@@ -398,8 +458,8 @@ async fn stop_delivering(channel: &Channel, consumer: &lapin::Consumer) {
 }
 
 /// Tells the broker what was settled, in order. The lowest tag that is still open bounds a prefix
-/// which one acknowledgement covers.
-fn flush(channel: &Channel, ledger: &Ledger) {
+/// which one acknowledgement covers. True when nothing is open: then all has been told.
+fn flush(channel: &Channel, ledger: &Ledger) -> bool {
     let (settled, lowest) = {
         let mut book = ledger.lock();
         (std::mem::take(&mut book.settled), book.open.first().copied().unwrap_or(u64::MAX))
@@ -421,6 +481,7 @@ fn flush(channel: &Channel, ledger: &Ledger) {
     for (tag, _) in settled.iter().filter(|(tag, how)| *how == Settle::Ack && *tag > lowest) {
         start(channel.basic_ack(*tag, BasicAckOptions::default()));
     }
+    lowest == u64::MAX
 }
 
 /// Queues the frames of an operation that has no answer. Waiting for the socket would cost three

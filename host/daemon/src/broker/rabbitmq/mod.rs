@@ -148,8 +148,9 @@ struct Shared {
     subscriptions: TaskTracker,
 }
 
-/// Threads of the runtime, beside lapin's one a connection.
-const THREADS: usize = 2;
+/// Threads of the runtime, beside lapin's one a connection. Nothing on it computes, and one does not have to
+/// wake another.
+const THREADS: usize = 1;
 
 impl RabbitMq {
     /// Connects, trying again until `options.startup_timeout` unless the broker itself refuses.

@@ -111,10 +111,16 @@ impl Publisher {
     pub fn publish(self: &Arc<Self>, message: Message, mandatory: bool) -> Confirm {
         let (answer, confirm) = Confirm::pair();
         let length = message.body.len() as u64;
-        if length > self.longest.load(Ordering::Relaxed) {
-            tracing::warn!(length, key = message.routing_key, "a message is longer than the broker takes");
+        let most = self.longest.load(Ordering::Relaxed);
+        if length > most {
+            tracing::warn!(
+                length,
+                most,
+                key = message.routing_key,
+                "a message is longer than the broker takes"
+            );
             // Whoever does not wait for the answer has dropped the other end.
-            let _ = answer.send(Ok(Confirmation::Nacked));
+            let _ = answer.send(Err(BrokerError::TooLong { length, most }));
             return confirm;
         }
         let index = self.lane(&message.exchange);
@@ -223,10 +229,17 @@ impl Publisher {
             if lane.first {
                 self.open.send_replace(false);
             }
+            let old = confirms.channel().clone();
             if lane.first || !later.is_empty() {
                 self.begin(index, &mut state, &live, later);
             } else {
                 *state = State::Idle(Arc::clone(&live));
+            }
+            if old.status().connected() {
+                tracing::info!("a channel on which messages were refused is replaced");
+                let patience = self.patience.operation;
+                // One that does not close goes with its connection.
+                self.handle.spawn(async move { timeout(patience, old.close(200, "OK".into())).await });
             }
             break;
         }

@@ -165,8 +165,9 @@ async fn nothing_confirmed_is_lost_when_the_node_is_killed() {
     let broker = connect(&node.address("/")).await;
     let harmed = Arc::clone(&node);
     Load::survive(broker, move || {
-        // RabbitMQ 3.10 forgets a quorum queue when it is killed within half a second of the declaration.
-        std::thread::sleep(Duration::from_secs(3));
+        // Some traffic first; and the queue must have been written.
+        std::thread::sleep(Duration::from_secs(1));
+        harmed.sync_queues();
         harmed.kill();
         std::thread::sleep(Duration::from_secs(2));
         harmed.restart();
