@@ -7,7 +7,7 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use crate::{GLANCE, PATIENCE, guest};
+use crate::{GLANCE, PATIENCE, variant};
 
 /// What a host says on standard error when its queues are consumed.
 const READY: &str = "serving from RabbitMQ";
@@ -34,15 +34,14 @@ pub fn without_settings(command: &mut Command) -> &mut Command {
     command
 }
 
-/// A directory for `--plugins` with these guests.
+/// A directory for `--plugins` with these guests. The clocks of `hostile` are set so far that none of them
+/// ends a job because the machine is busy.
 pub fn plugins(guests: &[&str]) -> tempfile::TempDir {
     let dir = tempfile::tempdir().expect("a directory");
     for name in guests {
-        let folder = dir.path().join(name);
-        std::fs::create_dir(&folder).expect("a folder");
-        for entry in std::fs::read_dir(guest(name)).expect("the guest's folder").flatten() {
-            std::fs::copy(entry.path(), folder.join(entry.file_name())).expect("a copy");
-        }
+        let clocks = [("wall_ms = 1500", "wall_ms = 30000"), ("stall_ms = 700", "stall_ms = 30000")];
+        let edits: &[_] = if *name == "hostile" { &clocks } else { &[] };
+        variant(dir.path(), name, name, edits);
     }
     dir
 }

@@ -225,8 +225,10 @@ async fn the_leader_is_cut_off_with_the_host_on_its_side() {
         scene
             .under_load(async {
                 scene.goes_on("before the partition", &host).await;
-                scene.strike().await;
+                // `rabbitmqctl` takes a second to do it.
+                scene.oracle.publish((0..4 * BURST).map(job)).await;
                 with(move |cluster| cluster.cut_off(leader)).await;
+                scene.oracle.fault();
                 let next = scene.leader(Some(leader)).await;
                 scene.goes_on("after the leader was cut off", &host).await;
                 // It knows that it is alone, and sends its clients away.

@@ -4,6 +4,8 @@
 //! Moments are chosen at random; the seed is printed, and `WARREN_SEED` sets it.
 
 use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
@@ -372,56 +374,50 @@ async fn a_job_that_kills_its_host_is_quarantined_within_two_deaths() {
     let proxy = scene.proxy().await;
     let address = proxy.address(&scene.address);
     // A second of grace is enough for a host that lives to say so.
-    let serving =
-        async || Process::serving(&address, scene.plugins.path(), &[("crash_grace_ms", "1000")]).await;
-    let mut host = serving().await;
+    let start = || Process::start(&address, scene.plugins.path(), &[("crash_grace_ms", "1000")]);
+    // Of all jobs only the killer reports a status: its host dies as soon as it says that it runs, be it
+    // before that host is known to serve.
+    let victim = Arc::new(AtomicU32::new(0));
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let next = Arc::clone(&victim);
+    proxy.watch(move |moment| match moment {
+        Moment::Published(label) if label.kind.as_deref() == Some("status") => {
+            let (pid, tell) = (next.swap(0, Ordering::Relaxed), tell.clone());
+            if pid == 0 {
+                return Act::Pass;
+            }
+            Act::PassThen(Box::new(move || {
+                signal(pid, "KILL");
+                // The test may be over.
+                let _ = tell.send(());
+            }))
+        }
+        _ => Act::Pass,
+    });
+    let mut host = start();
+    victim.store(host.pid(), Ordering::Relaxed);
+    host.ready().await;
     for run in 0..RUNS {
-        // Of all these only the killer reports a status: its host dies as soon as it says that it runs.
         let mut jobs: Vec<Job> = (0..JOBS).map(|_| Job::hostile("busy", 10)).collect();
         jobs.insert(run * 12 + 3, Job::hostile("announced-busy", 1000));
-        let mut deaths = 0;
-        let mut published = false;
-        loop {
-            let (tell, mut told) = oneshot::channel();
-            let (pid, mut tell) = (host.pid(), Some(tell));
-            proxy.watch(move |moment| match moment {
-                Moment::Published(label) if label.kind.as_deref() == Some("status") => {
-                    let Some(tell) = tell.take() else { return Act::Pass };
-                    Act::PassThen(Box::new(move || {
-                        signal(pid, "KILL");
-                        // Whoever waited has failed already.
-                        let _ = tell.send(());
-                    }))
-                }
-                _ => Act::Pass,
-            });
-            if !published {
-                scene.oracle.publish(jobs.clone()).await;
-                published = true;
+        scene.oracle.publish(jobs).await;
+        let (mut deaths, mut since) = (0, Instant::now());
+        while scene.oracle.open_jobs() > 0 {
+            if told.try_recv().is_ok() {
+                scene.oracle.fault();
+                deaths += 1;
+                host.kill();
+                host = start();
+                victim.store(host.pid(), Ordering::Relaxed);
+                since = Instant::now();
             }
-            let start = Instant::now();
-            let died = loop {
-                if told.try_recv().is_ok() {
-                    break true;
-                }
-                if scene.oracle.open_jobs() == 0 {
-                    break false;
-                }
-                assert!(
-                    start.elapsed() < PATIENCE,
-                    "run {run}: {} jobs have no end, after {deaths} deaths; the host said\n{}",
-                    scene.oracle.open_jobs(),
-                    host.log()
-                );
-                tokio::time::sleep(GLANCE).await;
-            };
-            if !died {
-                break;
-            }
-            scene.oracle.fault();
-            deaths += 1;
-            host.kill();
-            host = serving().await;
+            assert!(
+                since.elapsed() < PATIENCE,
+                "run {run}: {} jobs have no end, after {deaths} deaths; the host said\n{}",
+                scene.oracle.open_jobs(),
+                host.log()
+            );
+            tokio::time::sleep(GLANCE).await;
         }
         println!("run {run}: {deaths} deaths");
         assert!((1..=2).contains(&deaths), "run {run}: the job has killed {deaths} hosts");

@@ -47,21 +47,30 @@ async fn declare_on(channel: &Channel, queue: &str) -> lapin::Result<()> {
 
 pub(super) async fn declare(address: &str, queue: &str) -> lapin::Result<()> {
     let connection = connect(address, "oracle").await?;
-    declare_on(&connection.create_channel().await?, queue).await?;
-    connection.close(200, "OK".into()).await
+    // lapin never answers what is asked of a connection that is gone.
+    let declared = timeout(CONNECT, async { declare_on(&connection.create_channel().await?, queue).await });
+    declared.await.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?;
+    // It is there: how the connection ends does not matter.
+    let _ = timeout(CONNECT, connection.close(200, "OK".into())).await;
+    Ok(())
 }
 
 /// Reads a queue until its connection, channel or consumer ends. `own`: it is the oracle's own, and made
 /// where it is gone.
 pub(super) async fn read(address: &str, queue: &str, own: bool, book: &Mutex<Book>) -> lapin::Result<()> {
     let connection = connect(address, "oracle reading").await?;
-    let channel = connection.create_channel().await?;
-    if own {
-        declare_on(&channel, queue).await?;
-    }
-    channel.basic_qos(500, BasicQosOptions::default()).await?;
-    let options = BasicConsumeOptions::default();
-    let mut consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+    let begun = timeout(CONNECT, async {
+        let channel = connection.create_channel().await?;
+        if own {
+            declare_on(&channel, queue).await?;
+        }
+        channel.basic_qos(500, BasicQosOptions::default()).await?;
+        let options = BasicConsumeOptions::default();
+        let consumer = channel.basic_consume(queue.into(), "".into(), options, FieldTable::default()).await?;
+        Ok::<_, lapin::Error>((channel, consumer))
+    });
+    let (channel, mut consumer) =
+        begun.await.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))?;
     while let Some(next) = std::future::poll_fn(|cx| Pin::new(&mut consumer).poll_next(cx)).await {
         let delivery = next?;
         let tag = delivery.delivery_tag;
