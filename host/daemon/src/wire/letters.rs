@@ -279,3 +279,38 @@ pub fn dead_letter(
     }
     message
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::broker::Tag;
+
+    #[test]
+    fn a_suspicion_comes_back_from_the_tier_and_leaves_no_trace() {
+        let message = Message {
+            exchange: ISOLATED.to_owned(),
+            routing_key: "m.urgent".to_owned(),
+            properties: Properties::default(),
+            body: bytes::Bytes::new(),
+        };
+        let tag = Tag { channel: 1, number: 1 };
+        let mut delivery = Delivery { message, queue: "warren.isolated.m".into(), tag, delivery_count: 2 };
+        let received = SystemTime::UNIX_EPOCH + Duration::from_millis(1_700_000_000_123);
+        let sent = suspect(&delivery, Duration::from_secs(10), "the key", received, "host");
+        assert_eq!((sent.exchange.as_str(), sent.routing_key.as_str()), ("warren.retry.10000", "m.urgent"));
+        assert_eq!(sent.properties.int("attempt"), Some(2), "attempts go on from there");
+        delivery.message = sent;
+        delivery.delivery_count = 0;
+        let suspicion = take_suspicion(&mut delivery).unwrap();
+        assert_eq!(suspicion, Suspicion { key: "the key".to_owned(), times: 2, since: received });
+        assert_eq!(take_suspicion(&mut delivery), None);
+        let names: Vec<&str> = delivery.message.properties.headers.iter().map(|(n, _)| n.as_str()).collect();
+        assert_eq!(names, ["attempt", "history"]);
+        // Not one of ours: it is dropped.
+        delivery.message.properties.set("suspected", HeaderValue::Text("x".to_owned()));
+        delivery.message.properties.set("suspected-losses", HeaderValue::Int(-1));
+        assert_eq!(take_suspicion(&mut delivery), None);
+        assert_eq!(delivery.message.properties.headers.len(), 2);
+    }
+}
