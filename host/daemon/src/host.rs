@@ -495,11 +495,16 @@ impl Inner {
         intake::check_deadline(&job)?;
         let job = intake::resolve(job, &self.artifacts, relay).await?;
         let mut outputs = {
-            let _slot = tokio::select! {
-                biased;
-                () = self.stopping.cancelled() => return Err(Unfinished::NotBegun),
-                failure = in_hand.cancelled() => return Err(failure.into()),
-                slot = self.schedule.slot(way.alone) => slot?,
+            let ended = self.stopping.is_cancelled() || in_hand.is_cancelled();
+            let at_once = if ended { None } else { self.schedule.try_slot(way.alone) };
+            let _slot = match at_once {
+                Some(slot) => slot,
+                None => tokio::select! {
+                    biased;
+                    () = self.stopping.cancelled() => return Err(Unfinished::NotBegun),
+                    failure = in_hand.cancelled() => return Err(failure.into()),
+                    slot = self.schedule.slot(way.alone) => slot?,
+                },
             };
             way.began.store(true, Ordering::Relaxed);
             intake::check_deadline(&job)?;

@@ -216,7 +216,7 @@ impl Relay {
         match made {
             Ok(message) => {
                 inner.sequence += 1;
-                drop(self.shared.broker.publish(message, false));
+                self.shared.broker.tell(message);
             }
             Err(failure) => {
                 tracing::warn!(job = %self.envelope.id, %failure, "a progress event cannot be written");

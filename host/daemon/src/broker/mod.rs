@@ -384,6 +384,11 @@ pub trait Broker: Send + Sync + 'static {
     /// such a message is confirmed and lost.
     fn publish(&self, message: Message, mandatory: bool) -> Confirm;
 
+    /// Publishes, in order with [`Self::publish`], what nobody waits for.
+    fn tell(&self, message: Message) {
+        drop(self.publish(message, false));
+    }
+
     /// Settles a delivery. A tag that is settled already or of a dead channel is ignored: its
     /// message is back in the queue. That the broker has acted on it is not known on return.
     fn settle(&self, tag: Tag, how: Settle);

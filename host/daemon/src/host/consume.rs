@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 
 use super::{Inner, Kind};
-use crate::broker::{BrokerError, Confirmation, Consumer, Settle};
+use crate::broker::{BrokerError, Confirmation, Consumer, Delivery, Settle};
 use crate::job::Class;
 use crate::losses::{self, Lost};
 use crate::schedule::Pace;
@@ -20,6 +20,8 @@ const FIT: Duration = Duration::from_millis(500);
 /// Before a queue that is gone is declared again: at once it might come between the two halves of
 /// what somebody does to it.
 const PAUSE: Duration = Duration::from_millis(500);
+/// Deliveries taken between two looks at everything else.
+const AT_ONCE: usize = 64;
 /// Unsettled deliveries of what is no job.
 const LETTERS: u16 = 64;
 /// Lost deliveries told in one message.
@@ -105,6 +107,17 @@ impl Source {
     }
 }
 
+/// Starts the work on a delivery.
+fn begin(inner: &Arc<Inner>, kind: &Kind, delivery: Delivery) {
+    inner.counters.taken.fetch_add(1, Ordering::Relaxed);
+    let (host, kind) = (Arc::clone(inner), kind.clone());
+    inner.running.spawn(async move {
+        // All that a job needs on its way is large: it is made in its place, not handed from hand to hand.
+        Box::pin(host.take(&kind, delivery)).await;
+        host.counters.settled.fetch_add(1, Ordering::Relaxed);
+    });
+}
+
 /// Takes deliveries until the host stops, and waits for all that was taken.
 pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) {
     let mut next = Some(first);
@@ -114,10 +127,12 @@ pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) 
         let mut prefetch = source.prefetch(&inner);
         let mut ticks = interval(FIT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let stopping = inner.stopping.clone();
+        let mut stopped = std::pin::pin!(stopping.cancelled());
         loop {
             let delivery = tokio::select! {
                 biased;
-                () = inner.stopping.cancelled() => break,
+                () = &mut stopped => break,
                 // Before what comes again: some of it may never have been seen here.
                 Ok(()) = deaths.changed() => {
                     inner.losses.channel_lost(&source.queue);
@@ -136,12 +151,12 @@ pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) 
                 delivery = deliveries.recv() => delivery,
             };
             let Some(delivery) = delivery else { break };
-            inner.counters.taken.fetch_add(1, Ordering::Relaxed);
-            let (host, kind) = (Arc::clone(&inner), source.kind.clone());
-            inner.running.spawn(async move {
-                host.take(&kind, delivery).await;
-                host.counters.settled.fetch_add(1, Ordering::Relaxed);
-            });
+            begin(&inner, &source.kind, delivery);
+            // And what else is there already, but not so much that nothing else is looked at.
+            for _ in 1..AT_ONCE {
+                let Ok(delivery) = deliveries.try_recv() else { break };
+                begin(&inner, &source.kind, delivery);
+            }
         }
         if inner.stopping.is_cancelled() {
             // What was delivered and not begun goes back unprocessed. The subscription lives until

@@ -30,6 +30,8 @@ const RENEWAL: Duration = Duration::from_secs(1);
 /// How long what is on its way may hold up a replacement, and with it what is to be sent.
 const HELD_UP: Duration = Duration::from_secs(1);
 
+/// How often deadlines are looked at.
+const EXPIRE: Duration = Duration::from_millis(250);
 /// How long the reason for a closed channel may take to come: a busy machine may be slow to hand it over.
 const REASON: Duration = Duration::from_secs(2);
 
@@ -61,6 +63,8 @@ impl Ready {
 /// Wakes up one publish.
 struct Bell {
     id: u64,
+    /// Nobody waits for it: it is looked at when another rings, or after a while.
+    silent: bool,
     rung: AtomicBool,
     ready: Arc<Ready>,
 }
@@ -73,7 +77,9 @@ impl Wake for Bell {
     fn wake_by_ref(self: &Arc<Self>) {
         if !self.rung.swap(true, Ordering::AcqRel) {
             self.ready.ids.lock().unwrap_or_else(PoisonError::into_inner).push_back(self.id);
-            self.ready.notify.notify_one();
+            if !self.silent {
+                self.ready.notify.notify_one();
+            }
         }
     }
 }
@@ -98,6 +104,8 @@ pub(super) struct Confirms {
     channel: Channel,
     ready: Arc<Ready>,
     slots: HashMap<u64, Slot>,
+    /// When deadlines were looked at last.
+    expired: Instant,
     next: u64,
     fates: Fates,
     /// The channel is closed, or refuses what is sent, and the reason has not come yet, since then.
@@ -115,6 +123,7 @@ impl Confirms {
             channel,
             ready,
             slots: HashMap::new(),
+            expired: Instant::now(),
             next: 0,
             fates: Fates::default(),
             closed: None,
@@ -159,7 +168,9 @@ impl Confirms {
             let written = channel.basic_publish(exchange, key, options, &body, properties).await;
             written.map_err(|error| (false, error))?.await.map_err(|error| (true, error))
         });
-        let bell = Arc::new(Bell { id, rung: AtomicBool::new(false), ready: Arc::clone(&self.ready) });
+        let silent = to.is_none();
+        let bell =
+            Arc::new(Bell { id, silent, rung: AtomicBool::new(false), ready: Arc::clone(&self.ready) });
         // The first poll queues the frames: from here on the order is fixed.
         let polled = publishing.as_mut().poll(&mut Context::from_waker(&Waker::from(Arc::clone(&bell))));
         let come = match polled {
@@ -267,6 +278,10 @@ impl Confirms {
     /// Stops waiting for what has been on its way too long. It may still arrive.
     pub fn expire(&mut self, patience: Patience, blocked: bool, unblocked: Instant) {
         let now = Instant::now();
+        if now.saturating_duration_since(self.expired) < EXPIRE {
+            return;
+        }
+        self.expired = now;
         for slot in self.slots.values_mut().filter(|s| s.answer.is_some()) {
             let (since, limit) = if blocked {
                 (slot.since, patience.blocked)

@@ -10,7 +10,7 @@ use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::pin::Pin;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -37,6 +37,8 @@ const FIRST_PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 /// How long a channel is given to close.
 const CLOSING: Duration = Duration::from_secs(2);
+/// Deliveries taken between two looks at everything else.
+const AT_ONCE: usize = 64;
 /// How often a retiring channel is looked at.
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a channel on which everything is settled stays open after its last acknowledgements.
@@ -333,13 +335,18 @@ impl Subscription {
         let mut delivering = true;
         let mut retiring = false;
         let mut starving: Option<Starving> = None;
-        let end = loop {
+        // Asked for once: each costs a lock and a place in a list.
+        let (stop, dropped, over) = (self.shared.stop.clone(), self.dropped.clone(), live.lost.clone());
+        let mut stopped = std::pin::pin!(stop.cancelled());
+        let mut lost = std::pin::pin!(over.cancelled());
+        let mut given_up = std::pin::pin!(dropped.cancelled());
+        let end = 'channel: loop {
             let can_publish = *publishing.borrow_and_update();
             tokio::select! {
                 biased;
-                () = self.shared.stop.cancelled() => break End::Over,
-                () = live.lost.cancelled() => break End::Dead(Loss::Connection),
-                () = self.dropped.cancelled(), if starving.is_none() => {
+                () = &mut stopped => break End::Over,
+                () = &mut lost => break End::Dead(Loss::Connection),
+                () = &mut given_up, if starving.is_none() => {
                     if flush(&channel, ledger) {
                         stop_delivering(&channel, &consumer).await;
                         tokio::select! {
@@ -373,38 +380,52 @@ impl Subscription {
                         permit.send(delivery);
                     }
                 }
-                next = next(&mut consumer), if delivering && held.is_none() => match next {
-                    Some(Ok(delivery)) => {
-                        let number = delivery.delivery_tag;
-                        ledger.lock().open.insert(number);
-                        if let Some(starving) = &mut starving {
-                            starving.last = Some(Instant::now());
+                first = next(&mut consumer), if delivering && held.is_none() => {
+                    let (mut item, mut count) = (first, 0);
+                    loop {
+                        match item {
+                            Some(Ok(delivery)) => {
+                                ledger.lock().open.insert(delivery.delivery_tag);
+                                if let Some(starving) = &mut starving {
+                                    starving.last = Some(Instant::now());
+                                }
+                                let delivery = self.delivery(delivery, ledger);
+                                if !listening {
+                                    self.shared.ledgers.settle(delivery.tag, Settle::Nack);
+                                } else if !can_publish {
+                                    // A job that cannot answer would only fail, and be counted as failed.
+                                    held = Some(delivery);
+                                } else if let Err(full) = self.sender.try_send(delivery) {
+                                    held = Some(full.into_inner());
+                                }
+                            }
+                            Some(Err(error)) => {
+                                tracing::warn!(queue = &*self.queue, %error, "the channel of a subscription died");
+                                break 'channel End::Dead(errors::loss(&error));
+                            }
+                            None if !channel.status().connected() => break 'channel End::Dead(Loss::Connection),
+                            None if retiring && listening => break 'channel End::Retired,
+                            None => {
+                                // Cancelled by the broker, for the queue is gone, or by ourselves.
+                                delivering = false;
+                                if listening {
+                                    tracing::warn!(queue = &*self.queue, "the broker ended a subscription: its queue was deleted");
+                                    break 'channel End::Over;
+                                }
+                                break;
+                            }
                         }
-                        let delivery = self.delivery(delivery, ledger);
-                        if !listening {
-                            self.shared.ledgers.settle(delivery.tag, Settle::Nack);
-                        } else if !can_publish {
-                            // A job that cannot answer would only fail, and be counted as failed.
-                            held = Some(delivery);
-                        } else if let Err(full) = self.sender.try_send(delivery) {
-                            held = Some(full.into_inner());
+                        // What else is there already, but not so much that nothing else is looked at.
+                        count += 1;
+                        if held.is_some() || count == AT_ONCE {
+                            break;
+                        }
+                        match at_once(&mut consumer).await {
+                            Poll::Ready(next) => item = next,
+                            Poll::Pending => break,
                         }
                     }
-                    Some(Err(error)) => {
-                        tracing::warn!(queue = &*self.queue, %error, "the channel of a subscription died");
-                        break End::Dead(errors::loss(&error));
-                    }
-                    None if !channel.status().connected() => break End::Dead(Loss::Connection),
-                    None if retiring && listening => break End::Retired,
-                    None => {
-                        // Cancelled by the broker, for the queue is gone, or by ourselves.
-                        delivering = false;
-                        if listening {
-                            tracing::warn!(queue = &*self.queue, "the broker ended a subscription: its queue was deleted");
-                            break End::Over;
-                        }
-                    }
-                },
+                }
                 () = async { if let Some(starving) = &starving { starving.over().await } }, if starving.is_some() => {
                     starving = None;
                     stop_delivering(&channel, &consumer).await;
@@ -447,6 +468,11 @@ impl Subscription {
 
 async fn next(consumer: &mut lapin::Consumer) -> Option<lapin::Result<lapin::message::Delivery>> {
     std::future::poll_fn(|cx| Pin::new(&mut *consumer).poll_next(cx)).await
+}
+
+/// What comes next, if it is there.
+async fn at_once(consumer: &mut lapin::Consumer) -> Poll<Option<lapin::Result<lapin::message::Delivery>>> {
+    std::future::poll_fn(|cx| Poll::Ready(Pin::new(&mut *consumer).poll_next(cx))).await
 }
 
 async fn stop_delivering(channel: &Channel, consumer: &lapin::Consumer) {

@@ -43,6 +43,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use self::confirms::Sent;
 use self::consume::{Feed, Handle, Ledgers, Subscription};
 pub use self::declare::{Argument, exchange_arguments, queue_arguments};
 use self::declare::{Exclusive, Idle, named};
@@ -447,7 +448,13 @@ impl Broker for RabbitMq {
     }
 
     fn publish(&self, message: Message, mandatory: bool) -> Confirm {
-        self.shared.publisher.publish(message, mandatory)
+        let (answer, confirm) = Confirm::pair();
+        self.shared.publisher.publish(Sent { message, mandatory, answer: Some(answer) });
+        confirm
+    }
+
+    fn tell(&self, message: Message) {
+        self.shared.publisher.publish(Sent { message, mandatory: false, answer: None });
     }
 
     fn settle(&self, tag: Tag, how: Settle) {

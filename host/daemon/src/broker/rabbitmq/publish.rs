@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::confirms::{Confirms, Ready, Sent};
 use super::link::{Link, Live};
-use crate::broker::{BrokerError, Confirm, Confirmation, Message};
+use crate::broker::{BrokerError, Confirmation};
 
 /// Lanes for exchanges that are not this host's.
 const FOREIGN: usize = 15;
@@ -108,24 +108,16 @@ impl Publisher {
     }
 
     /// Publishes, or answers at once that there is no connection.
-    pub fn publish(self: &Arc<Self>, message: Message, mandatory: bool) -> Confirm {
-        let (answer, confirm) = Confirm::pair();
-        let length = message.body.len() as u64;
+    pub fn publish(self: &Arc<Self>, sent: Sent) {
+        let length = sent.message.body.len() as u64;
         let most = self.longest.load(Ordering::Relaxed);
         if length > most {
-            tracing::warn!(
-                length,
-                most,
-                key = message.routing_key,
-                "a message is longer than the broker takes"
-            );
-            // Whoever does not wait for the answer has dropped the other end.
-            let _ = answer.send(Err(BrokerError::TooLong { length, most }));
-            return confirm;
+            let key = &sent.message.routing_key;
+            tracing::warn!(length, most, key, "a message is longer than the broker takes");
+            return sent.fail(BrokerError::TooLong { length, most });
         }
-        let index = self.lane(&message.exchange);
+        let index = self.lane(&sent.message.exchange);
         let mut state = self.lanes[index].lock();
-        let sent = Sent { message, mandatory, answer: Some(answer) };
         match &mut *state {
             State::Down => sent.fail(BrokerError::ConnectionLost),
             State::Opening(_, waiting) => waiting.push(sent),
@@ -135,7 +127,6 @@ impl Publisher {
                 self.begin(index, &mut state, &live, vec![sent]);
             }
         }
-        confirm
     }
 
     fn lane(&self, exchange: &str) -> usize {
