@@ -136,10 +136,10 @@ fn request(message: RequestMessage) -> Message {
         correlation_id: Some(message.correlation_id),
         reply_to: Some(message.reply_to),
         message_id: Some(message.message_id),
-        kind: None,
         expiration: message.expiration,
         persistent: true,
         headers,
+        ..Properties::default()
     };
     Message { exchange: JOBS.to_owned(), routing_key, properties, body: message.body }
 }

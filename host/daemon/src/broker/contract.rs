@@ -118,10 +118,16 @@ async fn everything_is_carried(broker: &dyn Broker) {
         kind: Some("status".to_owned()),
         expiration: Some(Duration::from_secs(3600)),
         persistent: true,
+        content_encoding: Some("utf-8".to_owned()),
+        priority: Some(0),
+        timestamp: Some(1_700_000_000),
+        app_id: Some("a shop".to_owned()),
         headers: vec![
             // By name: a client library may keep no other order.
             ("attempt".to_owned(), HeaderValue::Int(i64::MAX)),
             ("final".to_owned(), HeaderValue::Bool(true)),
+            ("scores".to_owned(), HeaderValue::List(vec![HeaderValue::Double(0.5), HeaderValue::Void])),
+            ("table".to_owned(), HeaderValue::Table(vec![("t".to_owned(), HeaderValue::Timestamp(7))])),
             ("tenant".to_owned(), HeaderValue::Text("ü".to_owned())),
         ],
     };

@@ -22,8 +22,8 @@ pub mod rabbitmq;
 /// A boxed future, as the trait's waiting operations return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A header's value: the AMQP field types that the message contract uses. What a client sends in
-/// other types arrives as [`HeaderValue::Other`] and is never relied on.
+/// A header's value. The message contract uses the first three; the others are kept as they came, for
+/// whoever gets the message next, and never relied on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeaderValue {
     /// `t`
@@ -32,11 +32,28 @@ pub enum HeaderValue {
     Int(i64),
     /// `S` or `s`; UTF-8.
     Text(String),
-    /// A type that the contract has no use for; its name.
-    Other(&'static str),
+    /// `f`
+    Float(f32),
+    /// `d`
+    Double(f64),
+    /// `D`: scale and value.
+    Decimal(u8, u32),
+    /// `T`: seconds since 1970.
+    Timestamp(u64),
+    /// `x`, or a text that is not UTF-8.
+    Bytes(Vec<u8>),
+    /// `A`
+    List(Vec<HeaderValue>),
+    /// `F`
+    Table(Vec<(String, HeaderValue)>),
+    /// `V`
+    Void,
+    /// Nested deeper than anybody means it. Not kept.
+    TooDeep,
 }
 
-/// AMQP basic properties, those that the message contract names, and the headers.
+/// AMQP basic properties and the headers. Those that the message contract does not name are kept for
+/// whoever gets the message next.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Properties {
     /// Media type of the body.
@@ -53,8 +70,36 @@ pub struct Properties {
     pub expiration: Option<Duration>,
     /// Survives a restart of a broker that has a disk.
     pub persistent: bool,
+    /// Encoding of the body; not read.
+    pub content_encoding: Option<String>,
+    /// Not read: quorum queues know none.
+    pub priority: Option<u8>,
+    /// Seconds since 1970; not read.
+    pub timestamp: Option<u64>,
+    /// Who sent it; not read.
+    pub app_id: Option<String>,
     /// Custom headers, in order.
     pub headers: Vec<(String, HeaderValue)>,
+}
+
+impl HeaderValue {
+    /// What its type is called.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Bool(_) => "bool",
+            Self::Int(_) => "int",
+            Self::Text(_) => "text",
+            Self::Float(_) => "float",
+            Self::Double(_) => "double",
+            Self::Decimal(..) => "decimal",
+            Self::Timestamp(_) => "timestamp",
+            Self::Bytes(_) => "bytes",
+            Self::List(_) => "array",
+            Self::Table(_) => "table",
+            Self::Void => "void",
+            Self::TooDeep => "table or array without end",
+        }
+    }
 }
 
 impl Properties {
@@ -446,10 +491,10 @@ fn no_comparison() -> BrokerError {
 impl fmt::Display for HeaderValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bool(value) => write!(f, "{value}"),
-            Self::Int(value) => write!(f, "{value}"),
-            Self::Text(value) => f.write_str(value),
-            Self::Other(kind) => write!(f, "<{kind}>"),
+            Self::Bool(v) => v.fmt(f),
+            Self::Int(v) => v.fmt(f),
+            Self::Text(v) => v.fmt(f),
+            other => write!(f, "<{}>", other.kind()),
         }
     }
 }

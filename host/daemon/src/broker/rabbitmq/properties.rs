@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use lapin::BasicProperties;
-use lapin::types::{AMQPValue, FieldTable, LongString, ShortString};
+use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, LongString, ShortString};
 
 use crate::broker::{HeaderValue, Properties};
 
@@ -55,22 +55,57 @@ pub(super) fn outgoing(properties: &Properties, token: Option<&str>) -> BasicPro
     if let Some(token) = token.and_then(short) {
         out = out.with_cluster_id(token);
     }
-    let mut table = FieldTable::default();
-    for (name, value) in &properties.headers {
-        let Some(key) = short(name).filter(|_| !BROKERS_OWN.contains(&name.as_str())) else { continue };
-        let value = match value {
-            HeaderValue::Bool(value) => AMQPValue::Boolean(*value),
-            HeaderValue::Int(value) => AMQPValue::LongLongInt(*value),
-            HeaderValue::Text(value) => AMQPValue::LongString(LongString::from(value.as_bytes())),
-            // Its content was not kept.
-            HeaderValue::Other(_) => continue,
-        };
-        table.insert(key, value);
+    if let Some(value) = text(&properties.content_encoding) {
+        out = out.with_content_encoding(value);
     }
+    if let Some(value) = properties.priority {
+        out = out.with_priority(value);
+    }
+    if let Some(value) = properties.timestamp {
+        out = out.with_timestamp(value);
+    }
+    if let Some(value) = text(&properties.app_id) {
+        out = out.with_app_id(value);
+    }
+    let kept = properties.headers.iter().filter(|(name, _)| !BROKERS_OWN.contains(&name.as_str()));
+    let table = table(kept);
     if !table.inner().is_empty() {
         out = out.with_headers(table);
     }
     out
+}
+
+fn table<'a>(entries: impl Iterator<Item = &'a (String, HeaderValue)>) -> FieldTable {
+    let mut table = FieldTable::default();
+    for (name, value) in entries {
+        if let (Some(name), Some(value)) = (short(name), field(value)) {
+            table.insert(name, value);
+        }
+    }
+    table
+}
+
+fn field(value: &HeaderValue) -> Option<AMQPValue> {
+    Some(match value {
+        HeaderValue::Bool(value) => AMQPValue::Boolean(*value),
+        HeaderValue::Int(value) => AMQPValue::LongLongInt(*value),
+        HeaderValue::Text(value) => AMQPValue::LongString(LongString::from(value.as_bytes())),
+        HeaderValue::Float(value) => AMQPValue::Float(*value),
+        HeaderValue::Double(value) => AMQPValue::Double(*value),
+        HeaderValue::Decimal(scale, value) => {
+            AMQPValue::DecimalValue(DecimalValue { scale: *scale, value: *value })
+        }
+        HeaderValue::Timestamp(value) => AMQPValue::Timestamp(*value),
+        HeaderValue::Bytes(value) => AMQPValue::ByteArray(ByteArray::from(value.as_slice())),
+        HeaderValue::List(values) => {
+            let mut list = FieldArray::default();
+            values.iter().filter_map(field).for_each(|value| list.push(value));
+            AMQPValue::FieldArray(list)
+        }
+        HeaderValue::Table(entries) => AMQPValue::FieldTable(table(entries.iter())),
+        HeaderValue::Void => AMQPValue::Void,
+        HeaderValue::TooDeep => return None,
+    })
 }
 
 /// The properties as they came in. Headers are in the order of their names: the client library
@@ -78,7 +113,7 @@ pub(super) fn outgoing(properties: &Properties, token: Option<&str>) -> BasicPro
 pub(super) fn incoming(properties: &BasicProperties) -> Properties {
     let text = |value: &Option<ShortString>| value.as_ref().map(|v| v.as_str().to_owned());
     let headers = properties.headers().as_ref().map(|table| {
-        table.inner().iter().map(|(name, value)| (name.as_str().to_owned(), header(value))).collect()
+        table.inner().iter().map(|(name, value)| (name.as_str().to_owned(), header(value, DEEPEST))).collect()
     });
     Properties {
         content_type: text(properties.content_type()),
@@ -92,11 +127,18 @@ pub(super) fn incoming(properties: &BasicProperties) -> Properties {
             .and_then(|ms| ms.as_str().parse().ok())
             .map(Duration::from_millis),
         persistent: *properties.delivery_mode() == Some(2),
+        content_encoding: text(properties.content_encoding()),
+        priority: *properties.priority(),
+        timestamp: *properties.timestamp(),
+        app_id: text(properties.app_id()),
         headers: headers.unwrap_or_default(),
     }
 }
 
-fn header(value: &AMQPValue) -> HeaderValue {
+/// Tables and arrays within each other that are kept.
+const DEEPEST: usize = 16;
+
+fn header(value: &AMQPValue, deepest: usize) -> HeaderValue {
     match value {
         AMQPValue::Boolean(v) => HeaderValue::Bool(*v),
         AMQPValue::ShortShortInt(v) => HeaderValue::Int(i64::from(*v)),
@@ -109,16 +151,21 @@ fn header(value: &AMQPValue) -> HeaderValue {
         AMQPValue::ShortString(v) => HeaderValue::Text(v.as_str().to_owned()),
         AMQPValue::LongString(v) => match std::str::from_utf8(v.as_bytes()) {
             Ok(text) => HeaderValue::Text(text.to_owned()),
-            Err(_) => HeaderValue::Other("bytes"),
+            Err(_) => HeaderValue::Bytes(v.as_bytes().to_vec()),
         },
-        AMQPValue::Float(_) => HeaderValue::Other("float"),
-        AMQPValue::Double(_) => HeaderValue::Other("double"),
-        AMQPValue::DecimalValue(_) => HeaderValue::Other("decimal"),
-        AMQPValue::FieldArray(_) => HeaderValue::Other("array"),
-        AMQPValue::Timestamp(_) => HeaderValue::Other("timestamp"),
-        AMQPValue::FieldTable(_) => HeaderValue::Other("table"),
-        AMQPValue::ByteArray(_) => HeaderValue::Other("bytes"),
-        AMQPValue::Void => HeaderValue::Other("void"),
+        AMQPValue::Float(v) => HeaderValue::Float(*v),
+        AMQPValue::Double(v) => HeaderValue::Double(*v),
+        AMQPValue::DecimalValue(v) => HeaderValue::Decimal(v.scale, v.value),
+        AMQPValue::Timestamp(v) => HeaderValue::Timestamp(*v),
+        AMQPValue::ByteArray(v) => HeaderValue::Bytes(v.as_slice().to_vec()),
+        AMQPValue::Void => HeaderValue::Void,
+        AMQPValue::FieldArray(_) | AMQPValue::FieldTable(_) if deepest == 0 => HeaderValue::TooDeep,
+        AMQPValue::FieldArray(all) => {
+            HeaderValue::List(all.as_slice().iter().map(|v| header(v, deepest - 1)).collect())
+        }
+        AMQPValue::FieldTable(all) => HeaderValue::Table(
+            all.inner().iter().map(|(n, v)| (n.as_str().to_owned(), header(v, deepest - 1))).collect(),
+        ),
     }
 }
 
@@ -150,12 +197,50 @@ mod tests {
             (AMQPValue::LongInt(-3), HeaderValue::Int(-3)),
             (AMQPValue::LongUInt(u32::MAX), HeaderValue::Int(i64::from(u32::MAX))),
             (AMQPValue::LongLongInt(i64::MIN), HeaderValue::Int(i64::MIN)),
-            (AMQPValue::LongString(vec![0xff].into()), HeaderValue::Other("bytes")),
-            (AMQPValue::Double(1.0), HeaderValue::Other("double")),
-            (AMQPValue::FieldTable(FieldTable::default()), HeaderValue::Other("table")),
+            (AMQPValue::LongString(vec![0xff].into()), HeaderValue::Bytes(vec![0xff])),
+            (AMQPValue::Double(1.0), HeaderValue::Double(1.0)),
+            (AMQPValue::FieldTable(FieldTable::default()), HeaderValue::Table(Vec::new())),
         ] {
-            assert_eq!(header(&value), expected);
+            assert_eq!(header(&value, DEEPEST), expected);
         }
+    }
+
+    #[test]
+    fn what_the_contract_does_not_name_is_kept() {
+        let list = HeaderValue::List(vec![HeaderValue::Void, HeaderValue::Decimal(2, 314)]);
+        let inner = vec![("list".to_owned(), list), ("t".to_owned(), HeaderValue::Timestamp(7))];
+        let properties = Properties {
+            content_encoding: Some("utf-8".to_owned()),
+            priority: Some(3),
+            timestamp: Some(1_700_000_000),
+            app_id: Some("shop".to_owned()),
+            headers: vec![
+                ("d".to_owned(), HeaderValue::Double(0.5)),
+                ("f".to_owned(), HeaderValue::Float(0.25)),
+                ("raw".to_owned(), HeaderValue::Bytes(vec![0, 255])),
+                ("table".to_owned(), HeaderValue::Table(inner)),
+            ],
+            ..Properties::default()
+        };
+        assert_eq!(incoming(&outgoing(&properties, None)), properties);
+    }
+
+    #[test]
+    fn tables_without_end_are_not_followed() {
+        let mut deep = AMQPValue::FieldTable(FieldTable::default());
+        for _ in 0..DEEPEST + 5 {
+            let mut table = FieldTable::default();
+            table.insert("k".into(), deep);
+            deep = AMQPValue::FieldTable(table);
+        }
+        let mut value = &header(&deep, DEEPEST);
+        let mut depth = 0;
+        while let HeaderValue::Table(entries) = value {
+            value = &entries[0].1;
+            depth += 1;
+        }
+        assert_eq!((depth, value), (DEEPEST, &HeaderValue::TooDeep));
+        assert_eq!(field(value), None);
     }
 
     #[test]

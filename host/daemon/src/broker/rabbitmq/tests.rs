@@ -243,9 +243,9 @@ async fn hostile_properties_do_no_harm() {
     let first = take(&mut consumer).await;
     assert_eq!(first.message.properties.correlation_id.as_deref(), Some("a??"));
     let second = take(&mut consumer).await;
-    assert_eq!(second.message.properties.header("k"), Some(&HeaderValue::Other("table")));
+    assert_eq!(second.message.properties.header("k").map(HeaderValue::kind), Some("table"));
     let third = take(&mut consumer).await;
-    assert_eq!(third.message.properties.headers, [("?(".to_owned(), HeaderValue::Other("void"))]);
+    assert_eq!(third.message.properties.headers, [("?(".to_owned(), HeaderValue::Void)]);
     for delivery in [first, second, third] {
         broker.settle(delivery.tag, Settle::Ack);
     }

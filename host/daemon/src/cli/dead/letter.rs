@@ -106,7 +106,10 @@ fn headers(message: &Message) -> Value {
         HeaderValue::Bool(v) => json!(v),
         HeaderValue::Int(v) => json!(v),
         HeaderValue::Text(v) => json!(v),
-        HeaderValue::Other(kind) => json!({ "type": kind }),
+        HeaderValue::Float(v) => json!(v),
+        HeaderValue::Double(v) => json!(v),
+        HeaderValue::Timestamp(v) => json!(v),
+        other => json!({ "type": other.kind() }),
     };
     Value::Object(message.properties.headers.iter().map(|(n, v)| (n.clone(), value(v))).collect())
 }
