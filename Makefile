@@ -1,5 +1,5 @@
 # `make demo` shows it, `make test` proves it, `make bench` measures it.
-.PHONY: demo test bench plugins prerequisites lint eval
+.PHONY: demo test bench chaos plugins prerequisites lint eval
 
 PLUGINS := echo transcribe
 GUEST_TARGET := target/guests
@@ -26,6 +26,13 @@ test: prerequisites
 
 bench: plugins
 	sh tests/bench/run.sh
+
+# Hosts are killed at random while they work; the last lines say what that cost. The defaults take
+# about a quarter of an hour. SEED= repeats the choices of an earlier run.
+chaos: prerequisites
+	cargo build --release --locked --workspace --bin warren --bench chaos
+	@JOBS="$(JOBS)" KILLS="$(KILLS)" SEED="$(SEED)" \
+		cargo bench --quiet --locked --workspace --bench chaos
 
 # Note F1 of `transcribe` against the reference implementation; needs fluidsynth and a sound font.
 eval: plugins

@@ -34,8 +34,10 @@ pub struct Inbox<'a> {
 impl<'a> Inbox<'a> {
     /// A queue of this name, declared unless it is there.
     pub async fn open(broker: &'a dyn Broker, queue: &str) -> Self {
-        let spec = QueueSpec { name: queue.to_owned(), ..QueueSpec::default() };
-        broker.declare_queue(&spec).await.expect("declares");
+        if broker.depth(queue).await.is_err() {
+            let spec = QueueSpec { name: queue.to_owned(), ..QueueSpec::default() };
+            broker.declare_queue(&spec).await.expect("declares");
+        }
         let consumer = broker.consume(queue, 1000).await.expect("consumes");
         Self { broker, queue: queue.to_owned(), consumer }
     }

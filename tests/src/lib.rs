@@ -2,10 +2,16 @@
 //! ways to look into its queues, and a broker that misbehaves on request. Whatever waits has a
 //! deadline and says what it waited for.
 
+pub mod cluster;
 pub mod house;
 pub mod inbox;
 pub mod logs;
+pub mod oracle;
 pub mod plugins;
+pub mod process;
+pub mod proxy;
+pub mod rabbitmq;
+pub mod scene;
 pub mod table;
 pub mod watched;
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use tokio::sync::Semaphore;
 use warren::broker::embedded::Embedded;
 use warren::broker::{
-    BoxFuture, Broker, BrokerError, Confirm, Confirmation, Consumer, ExchangeKind, Message, QueueDepth,
+    BoxFuture, Broker, BrokerError, Confirm, Confirmation, Consumer, ExchangeSpec, Message, QueueDepth,
     QueueSpec, Settle, Tag,
 };
 
@@ -81,12 +81,8 @@ pub fn is_final(message: &Message) -> bool {
 }
 
 impl Broker for Watched {
-    fn declare_exchange<'a>(
-        &'a self,
-        name: &'a str,
-        kind: ExchangeKind,
-    ) -> BoxFuture<'a, Result<(), BrokerError>> {
-        self.inner.declare_exchange(name, kind)
+    fn declare_exchange<'a>(&'a self, spec: &'a ExchangeSpec) -> BoxFuture<'a, Result<(), BrokerError>> {
+        self.inner.declare_exchange(spec)
     }
 
     fn declare_queue<'a>(&'a self, spec: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>> {

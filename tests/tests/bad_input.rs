@@ -11,7 +11,7 @@ use serde_json::json;
 use warren::broker::{Broker, HeaderValue, Message};
 use warren::config::Config;
 use warren::job::Code;
-use warren_client::{ClientError, JobRequest, TransportError};
+use warren_client::JobRequest;
 use warren_tests::inbox::{body, job, kind};
 use warren_tests::table::{case, check_all};
 use warren_tests::{House, Inbox, guest, patient, variant};
@@ -443,12 +443,11 @@ async fn a_file_that_is_no_sound_wav_is_an_invalid_input() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn a_model_that_nobody_serves_is_refused_at_submit_or_is_no_model() {
+async fn a_model_that_nobody_serves_is_no_model() {
     let house = House::open(&[guest("echo")]).await;
-    let refused = house.client.submit(JobRequest::new("ehco")).await.err().expect("refused");
-    println!("a model without a queue | (at submit) | {refused}");
-    let no_route = TransportError::NoRoute { model: "ehco".into(), routing_key: "ehco".into() };
-    assert_eq!(refused, ClientError::Transport(no_route));
+    let misspelt = job("ehco", "bad", body(json!({})));
+    check_all(&house, vec![case("a model without a queue", Code::NoModel, &["ehco", "echo"], misspelt)])
+        .await;
     // A job whose plugin is gone: its queue is still consumed, and nothing serves the key.
     house.broker.bind("warren.jobs.echo", "warren.jobs", "ghost").await.expect("binds");
     let ghost = job("ghost", "bad", body(json!({})));

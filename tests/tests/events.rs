@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use bytes::Bytes;
 use serde_json::json;
-use warren::broker::{Broker, ExchangeKind, HeaderValue, Message};
+use warren::broker::{Broker, ExchangeKind, ExchangeSpec, HeaderValue, Message};
 use warren_client::JobRequest;
 use warren_client::oip::{Data, InferResponse};
 use warren_tests::inbox::{body, error, int, job, kind};
@@ -166,7 +166,11 @@ async fn events_go_to_a_queue_or_to_an_exchange_with_a_key_or_to_the_shared_queu
     let mut plain = Inbox::open(&house.broker, "plain").await;
     let mut keyed = Inbox::open(&house.broker, "keyed").await;
     let mut shared = Inbox::open(&house.broker, "warren.responses").await;
-    house.broker.declare_exchange("answers", ExchangeKind::Direct).await.expect("declares");
+    house
+        .broker
+        .declare_exchange(&ExchangeSpec::new("answers", ExchangeKind::Direct))
+        .await
+        .expect("declares");
     house.broker.bind("keyed", "answers", "to/me").await.expect("binds");
     house.publish(reply_to(misbehave("to-plain", "partials", 1), "plain")).await;
     // As Spring reads it: the exchange ends at the first slash.
@@ -253,10 +257,10 @@ async fn only_the_outputs_that_were_asked_for_are_returned() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_result_that_nobody_takes_is_kept_as_a_dead_letter() {
     let house = House::open(&[guest("echo")]).await;
+    let answers = ExchangeSpec::new("answers", ExchangeKind::Direct);
+    house.broker.declare_exchange(&answers).await.expect("declares");
     let body = r#"{"inputs": [{"name": "text", "datatype": "BYTES", "shape": [1], "data": ["precious"]}]}"#;
-    for (id, address) in
-        [("no-queue", "gone"), ("no-exchange", "gone/key"), ("no-binding", "warren.jobs/gone")]
-    {
+    for (id, address) in [("no-queue", "gone"), ("no-exchange", "gone/key"), ("no-binding", "answers/gone")] {
         house.publish(reply_to(job("echo", id, body), address)).await;
         house.quiet().await;
         let letters = house.dead_letters().await;
@@ -295,4 +299,24 @@ async fn an_error_event_names_code_and_text_and_no_header_starts_with_x() {
     for event in &all {
         assert!(event.properties.headers.iter().all(|(name, _)| !name.starts_with("x-")), "{event:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn the_hosts_own_queues_and_exchanges_are_no_reply_addresses() {
+    let house = House::with(&[guest("echo")], |c| c.responses_queue = "warren.responses".into()).await;
+    let mut shared = Inbox::open(&house.broker, "warren.responses").await;
+    let body = r#"{"inputs": []}"#;
+    for address in
+        ["warren.jobs/echo", "warren.jobs.echo", "warren.control/", "warren.dead", "warren.retry.20/"]
+    {
+        house.publish(reply_to(job("echo", address, body), address)).await;
+        let events = shared.until_final().await;
+        let [refused] = events.as_slice() else { panic!("{address}: {events:?}") };
+        assert_eq!(refused.properties.text("code"), Some("BAD_REQUEST"), "{refused:?}");
+        let text = String::from_utf8_lossy(&refused.body);
+        assert!(text.contains("reply_to") && text.contains(address), "{text}");
+        assert_eq!(refused.properties.text("job"), Some(address), "{refused:?}");
+    }
+    house.quiet().await;
+    assert_eq!(house.dead_letters().await, []);
 }

@@ -6,17 +6,19 @@ use std::path::{Path, PathBuf};
 
 /// What each top-level module of the daemon may name besides itself. Every module is listed; the
 /// order is one in which they could be written without looking ahead.
-const MODULES: [(&str, &[&str]); 18] = [
+const MODULES: [(&str, &[&str]); 21] = [
     ("job", &[]),
     ("config", &[]),
     ("digest", &[]),
     ("duplicates", &[]),
+    ("losses", &[]),
     ("broker", &[]),
     ("sandbox", &["config", "job"]),
     ("cancel", &["job", "sandbox"]),
     ("plugin", &["config", "digest", "job", "sandbox"]),
-    ("wire", &["broker", "job"]),
+    ("wire", &["broker", "job", "losses"]),
     ("topology", &["broker", "config", "job", "wire"]),
+    ("connect", &["broker", "config"]),
     ("artifacts", &["config", "digest", "job", "plugin"]),
     ("schedule", &["job", "plugin"]),
     ("relay", &["broker", "job", "wire"]),
@@ -32,6 +34,7 @@ const MODULES: [(&str, &[&str]); 18] = [
             "duplicates",
             "intake",
             "job",
+            "losses",
             "plugin",
             "relay",
             "sandbox",
@@ -41,6 +44,7 @@ const MODULES: [(&str, &[&str]); 18] = [
             "wire",
         ],
     ),
+    ("health", &["broker", "plugin"]),
     // The command: a crate of its own on top of the library.
     ("cli", &[]),
     ("main", &["cli"]),

@@ -12,15 +12,20 @@ use serde::{Deserialize, Serialize};
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Config {
-    /// `embedded`: the in-process broker, in memory.
+    /// `embedded`: the in-process broker, in memory. Else one or more `amqp://` or `amqps://`
+    /// addresses of a RabbitMQ, separated by commas, tried in this order.
     pub broker: String,
+    /// How RabbitMQ is connected to.
+    pub amqp: Amqp,
+    /// Probes over HTTP.
+    pub health: Health,
     /// The directory whose sub-folders are plugins.
     pub plugins: PathBuf,
     /// Guests that run at a time; 0: one a core.
     pub slots: usize,
     /// Threads of the tensor engine; 0: one a core.
     pub tensor_threads: usize,
-    /// Unsettled deliveries a queue; 0: sized from the slots.
+    /// Unsettled deliveries a queue; 0: as many as keep the slots busy, by what the jobs take.
     pub prefetch: u16,
     /// Scratch directories are made here; none: the system's temporary directory.
     pub scratch: Option<PathBuf>,
@@ -37,10 +42,51 @@ pub struct Config {
     /// How long a message is remembered, so that the same one published twice is answered once, ms;
     /// 0: not at all.
     pub duplicate_window_ms: u64,
+    /// How long a job for a model that nobody serves waits for a host before it becomes a dead
+    /// letter, ms. The same for all hosts of a broker.
+    pub unserved_ms: u64,
+    /// What this host is called in dead letters; empty: the machine's name.
+    pub host_name: String,
+    /// How long a job whose host was lost while it ran alone is held back, for that host to say that
+    /// it lost its connection and nothing more, ms.
+    pub crash_grace_ms: u64,
     /// How often a job's statuses go out at most, ms between two.
     pub status_interval_ms: u64,
     /// Reset instance memory by scanning the page map: faster, but only safe without swap.
     pub pagemap_scan: bool,
+}
+
+/// The broker that needs no address.
+pub const EMBEDDED: &str = "embedded";
+
+/// How RabbitMQ is connected to.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Amqp {
+    /// What the broker's operators see as the name of the connections.
+    pub name: String,
+    /// A PEM file with the certificate authorities of the broker, beside the system's.
+    pub ca: Option<PathBuf>,
+    /// A PEM file with this host's certificate chain; needs `key`.
+    pub certificate: Option<PathBuf>,
+    /// A PEM file with its key (PKCS#8).
+    pub key: Option<PathBuf>,
+    /// For the first connection, over all attempts, ms.
+    pub startup_ms: u64,
+}
+
+impl Default for Amqp {
+    fn default() -> Self {
+        Self { name: "warren".into(), ca: None, certificate: None, key: None, startup_ms: 30_000 }
+    }
+}
+
+/// Probes over HTTP.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Health {
+    /// Address and port on which `/livez` and `/readyz` answer, e.g. `0.0.0.0:8080`; none: nowhere.
+    pub listen: Option<String>,
 }
 
 /// Inputs and outputs by reference.
@@ -66,7 +112,9 @@ impl Default for Artifacts {
 impl Default for Config {
     fn default() -> Self {
         Self {
-            broker: "embedded".into(),
+            broker: EMBEDDED.into(),
+            amqp: Amqp::default(),
+            health: Health::default(),
             plugins: "plugins".into(),
             slots: 0,
             tensor_threads: 0,
@@ -87,6 +135,9 @@ impl Default for Config {
             responses_queue: "warren.responses".into(),
             drain_ms: 30_000,
             duplicate_window_ms: 60_000,
+            unserved_ms: 60_000,
+            host_name: String::new(),
+            crash_grace_ms: 5_000,
             status_interval_ms: 50,
             pagemap_scan: true,
         }
@@ -201,8 +252,16 @@ impl Config {
 
     fn check(&self) -> Result<(), ConfigError> {
         let bad = |key, problem: String| Err(ConfigError::Invalid { key, problem });
-        if self.broker != "embedded" {
-            return bad("broker", format!("{:?}: this version serves \"embedded\" only", self.broker));
+        let known = |address: &str| address.starts_with("amqp://") || address.starts_with("amqps://");
+        if !self.is_embedded() && !self.addresses().iter().all(|a| known(a)) {
+            // Not quoted: it may hold a password.
+            return bad(
+                "broker",
+                "use \"embedded\", or amqp:// or amqps:// addresses separated by commas".into(),
+            );
+        }
+        if self.amqp.certificate.is_some() != self.amqp.key.is_some() {
+            return bad("amqp.certificate", "certificate and key are given together or not at all".into());
         }
         if self.retry_delays_ms.is_empty() || self.retry_delays_ms.contains(&0) {
             return bad("retry_delays_ms", "list at least one delay, each at least 1".into());
@@ -216,6 +275,16 @@ impl Config {
         Ok(())
     }
 
+    /// Whether the broker is the one in this process.
+    pub fn is_embedded(&self) -> bool {
+        self.broker == EMBEDDED
+    }
+
+    /// The broker's addresses.
+    pub fn addresses(&self) -> Vec<String> {
+        self.broker.split(',').map(|a| a.trim().to_owned()).collect()
+    }
+
     /// Guests that run at a time.
     pub fn slot_count(&self) -> usize {
         match self.slots {
@@ -224,12 +293,14 @@ impl Config {
         }
     }
 
-    /// Unsettled deliveries a queue: what runs, and as much again as a confirm's time takes.
-    pub fn prefetch_count(&self) -> u16 {
-        match self.prefetch {
-            0 => u16::try_from(self.slot_count().saturating_mul(64).clamp(64, 1024)).unwrap_or(1024),
-            n => n,
+    /// What this host is called: as configured, or the machine's name.
+    pub fn host_name(&self) -> String {
+        if !self.host_name.is_empty() {
+            return self.host_name.clone();
         }
+        let kernel = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+        let name = kernel.trim();
+        if name.is_empty() { "unnamed-host".to_owned() } else { name.to_owned() }
     }
 
     /// Longest drain.

@@ -54,6 +54,19 @@ impl Duplicates {
         seen.order.push_back((now, key));
         false
     }
+
+    /// This attempt was lost before its end. Its broker delivers it again as a later one, unless it went
+    /// with its queue: then its client may publish it again, and has to be answered.
+    pub fn forget(&self, key: &str, attempt: u32) {
+        let key = (key.to_owned(), attempt);
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        // What is lost is mostly young.
+        if seen.keys.remove(&key)
+            && let Some(place) = seen.order.iter().rposition(|(_, old)| *old == key)
+        {
+            seen.order.remove(place);
+        }
+    }
 }
 
 #[cfg(test)]
@@ -69,6 +82,9 @@ mod tests {
         assert!(!duplicates.is_duplicate("b", 1));
         std::thread::sleep(Duration::from_millis(80));
         assert!(!duplicates.is_duplicate("a", 1));
+        duplicates.forget("a", 1);
+        assert!(!duplicates.is_duplicate("a", 1), "it was forgotten");
+        assert!(duplicates.is_duplicate("a", 1));
         assert!(!Duplicates::new(Duration::ZERO).is_duplicate("a", 1));
         let bounded = Duplicates::new(Duration::from_secs(3600));
         for n in 0..REMEMBERED + 5 {

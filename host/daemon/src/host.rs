@@ -1,30 +1,33 @@
 //! The house put together: plugins loaded, queues declared and consumed, each delivery taken
 //! through wire, intake, schedule, sandbox, relay and settle; and all of it drained at the end.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, SystemTime};
+mod consume;
 
-use tokio::runtime::{Builder, Runtime};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use warren_tensor::{Engine as TensorEngine, EngineConfig};
 
 use crate::artifacts::{Artifacts, StoreError};
-use crate::broker::{Broker, BrokerError, Consumer, Delivery, Settle};
+use crate::broker::{Broker, BrokerError, Delivery, Loss, Settle};
 use crate::cancel::{Cancels, InHand};
 use crate::config::Config;
 use crate::duplicates::Duplicates;
 use crate::intake;
 use crate::job::{Code, Envelope, Failure, Job, Outputs};
+use crate::losses::{self, Losses};
 use crate::plugin::{self, LoadError, Plugin, Plugins};
 use crate::relay::{Relay, Relays};
 use crate::sandbox::{Entry, Refusal, Sandbox, SandboxConfig, SandboxError, TICK};
-use crate::schedule::Schedule;
+use crate::schedule::{Pace, Schedule};
 use crate::settle::{End, Settler};
 use crate::topology;
-use crate::wire;
+use crate::wire::{self, Suspicion};
 
 /// Why a host does not start.
 #[derive(Debug, thiserror::Error)]
@@ -82,6 +85,10 @@ struct Inner {
     consumers: TaskTracker,
     cancels: Cancels,
     duplicates: Duplicates,
+    losses: Losses,
+    /// What this host is called, and which of all runs of that name it is.
+    name: String,
+    run: String,
 }
 
 /// A running host. Dropping it without [`Host::shutdown`] abandons its jobs, as a crash does.
@@ -91,7 +98,7 @@ pub struct Host {
 }
 
 /// Threads beside the slots, so that intake, relay and settling go on while every slot computes.
-const SPARE_THREADS: usize = 2;
+const SPARE_THREADS: usize = 1;
 
 impl Host {
     /// Builds the host: engines, stores, threads. Nothing is consumed yet.
@@ -137,6 +144,9 @@ impl Host {
                 consumers: TaskTracker::new(),
                 cancels: Cancels::default(),
                 duplicates: Duplicates::new(Duration::from_millis(config.duplicate_window_ms)),
+                losses: Losses::default(),
+                name: config.host_name(),
+                run: uuid::Uuid::new_v4().to_string(),
                 broker,
                 config,
             }),
@@ -189,19 +199,11 @@ impl Host {
     /// # Errors
     /// [`BrokerError`].
     pub async fn serve(&self) -> Result<(), BrokerError> {
-        let broker = self.inner.broker.as_ref();
-        let prefetch = self.inner.config.prefetch_count();
-        topology::declare(broker, &self.inner.config).await?;
-        let undone = broker.consume(topology::UNDONE, prefetch).await?;
-        self.spawn_consumer(undone, Kind::Undone);
-        let control = topology::declare_control(broker).await?;
-        self.spawn_consumer(broker.consume(&control, prefetch).await?, Kind::Control);
-        for model in self.inner.plugins.models() {
-            for queue in topology::declare_model(broker, &model).await? {
-                let consumer = broker.consume(&queue, prefetch).await?;
-                self.spawn_consumer(consumer, Kind::Jobs);
-            }
+        for source in consume::sources(&self.inner).await? {
+            let (inner, consumer) = (Arc::clone(&self.inner), source.open(&self.inner).await?);
+            self.spawn(self.inner.consumers.track_future(consume::consume(inner, source, consumer)));
         }
+        self.spawn(consume::tell_losses(Arc::downgrade(&self.inner)));
         let (relays, stopping) = (Arc::downgrade(&self.inner.relays), self.inner.stopping.clone());
         self.spawn(async move {
             let mut ticks = tokio::time::interval(TICK);
@@ -223,43 +225,14 @@ impl Host {
         }
     }
 
-    fn spawn_consumer(&self, consumer: Consumer, kind: Kind) {
-        let inner = Arc::clone(&self.inner);
-        self.spawn(self.inner.consumers.track_future(async move {
-            // Taken apart in here: the closure must own the subscription, not only what it reads.
-            let Consumer { mut deliveries, subscription } = consumer;
-            loop {
-                let delivery = tokio::select! {
-                    biased;
-                    () = inner.stopping.cancelled() => break,
-                    delivery = deliveries.recv() => delivery,
-                };
-                let Some(delivery) = delivery else { break };
-                inner.counters.taken.fetch_add(1, Ordering::Relaxed);
-                let host = Arc::clone(&inner);
-                inner.running.spawn(async move {
-                    match kind {
-                        Kind::Jobs => host.job(delivery).await,
-                        Kind::Undone => host.undone(delivery).await,
-                        Kind::Control => host.control(&delivery),
-                    }
-                    host.counters.settled.fetch_add(1, Ordering::Relaxed);
-                });
-            }
-            // What was delivered and not begun goes back unprocessed. The subscription lives until
-            // every job of it is settled: dropping it would count them as failed.
-            deliveries.close();
-            while let Some(delivery) = deliveries.recv().await {
-                inner.broker.settle(delivery.tag, Settle::Nack);
-            }
-            inner.running.wait().await;
-            drop(subscription);
-        }));
+    /// The plugins in service.
+    pub fn plugins(&self) -> &Arc<Plugins> {
+        &self.inner.plugins
     }
 
-    /// The plugins in service.
-    pub fn plugins(&self) -> &Plugins {
-        &self.inner.plugins
+    /// The threads that run guests and everything between the broker and them.
+    pub fn threads(&self) -> Option<&Handle> {
+        self.guests.as_ref().map(Runtime::handle)
     }
 
     /// The tensor engine.
@@ -286,6 +259,7 @@ impl Host {
         // Each consumer waits for what runs, after its own last delivery.
         let drained =
             tokio::time::timeout(self.inner.config.drain(), self.inner.consumers.wait()).await.is_ok();
+        consume::tell(&self.inner, self.inner.losses.take_unsaid()).await;
         if let Some(runtime) = self.guests.take() {
             runtime.shutdown_background();
         }
@@ -302,12 +276,36 @@ impl Drop for Host {
     }
 }
 
-/// What a queue holds.
-#[derive(Debug, Clone, Copy)]
+/// How a delivery is to be treated, by the queue that it comes from.
+#[derive(Debug, Clone)]
 enum Kind {
-    Jobs,
+    /// A job; with what those of its model take.
+    Job(Arc<Pace>),
+    /// A job that must run alone.
+    Isolated(Arc<Pace>),
+    /// A job that left its queue undone.
     Undone,
+    /// A job without a queue.
+    Unserved,
+    /// What clients ask of every host, and hosts tell each other.
     Control,
+}
+
+/// A job under way.
+struct Way<'a> {
+    /// By what its losses are known.
+    key: &'a str,
+    /// It runs while nothing else does.
+    alone: bool,
+    pace: &'a Pace,
+    /// It has had a slot.
+    began: AtomicBool,
+    /// As what its message is remembered, and which attempt at it.
+    remembered: OnceLock<(String, u32)>,
+    /// It has waited for a host that owns up to its loss.
+    suspicion: Option<Suspicion>,
+    /// It begins to: what is known of its losses is still needed.
+    waits: AtomicBool,
 }
 
 /// Why an attempt has no outputs.
@@ -332,49 +330,155 @@ impl From<Refusal> for Unfinished {
 
 impl Inner {
     fn settler(&self, attempts: u32) -> Settler<'_> {
-        Settler { broker: self.broker.as_ref(), delays: &self.delays, attempts }
+        Settler { broker: self.broker.as_ref(), host: &self.name, delays: &self.delays, attempts }
     }
 
-    /// Takes one delivery all the way, unless its channel dies: then the broker has the job back,
-    /// and what would still be done here is dropped, guest and unsent events with it.
-    async fn job(&self, delivery: Delivery) {
-        let lost = self.broker.lost(delivery.tag);
-        let queue = Arc::clone(&delivery.queue);
-        tokio::select! {
-            biased;
-            () = lost.cancelled() => tracing::warn!(%queue, "the channel died: dropped a job that the broker has back"),
-            () = self.attempt(delivery) => {}
+    async fn take(&self, kind: &Kind, delivery: Delivery) {
+        match kind {
+            Kind::Job(pace) => self.job(delivery, pace, false).await,
+            Kind::Isolated(pace) => self.job(delivery, pace, true).await,
+            Kind::Undone => self.undone(&delivery).await,
+            Kind::Unserved => self.unserved(&delivery).await,
+            Kind::Control => self.control(&delivery),
         }
     }
 
-    async fn attempt(&self, delivery: Delivery) {
-        let job = match wire::decode(&delivery, SystemTime::now()) {
-            Ok(job) => job,
-            Err(rejected) => return self.fail(&delivery, rejected.envelope, rejected.failure).await,
+    /// Takes one job all the way, unless its channel dies: then the broker has it back, and what
+    /// would still be done here is dropped, guest and unsent events with it.
+    async fn job(&self, mut delivery: Delivery, pace: &Pace, alone: bool) {
+        let lost = self.broker.lost(delivery.tag);
+        let suspicion = wire::take_suspicion(&mut delivery);
+        let key = losses::key(&delivery.queue, &wire::job_key(&delivery));
+        let way = Way {
+            key: &key,
+            alone,
+            pace,
+            began: AtomicBool::new(false),
+            remembered: OnceLock::new(),
+            suspicion,
+            waits: AtomicBool::new(false),
         };
-        if let Some(id) = &delivery.message.properties.message_id
-            && self.duplicates.is_duplicate(&wire::sender_key(&delivery, id), job.envelope.attempt)
-        {
-            tracing::info!(job = %job.envelope.id, message = %id, "dropped a message that was published twice");
-            return self.broker.settle(delivery.tag, Settle::Ack);
+        let loss = tokio::select! {
+            biased;
+            loss = lost.wait() => loss,
+            () = self.whole(&delivery, &way) => return,
+        };
+        let timed_out = loss == Loss::Timeout && way.began.load(Ordering::Relaxed);
+        if let Some((message, attempt)) = way.remembered.get() {
+            self.duplicates.forget(message, *attempt);
+        }
+        tracing::warn!(queue = %delivery.queue, ?loss, "the channel died: dropped a job that the broker has back");
+        self.losses.lost(key, timed_out);
+    }
+
+    /// From a delivery to its settling.
+    async fn whole(&self, delivery: &Delivery, way: &Way<'_>) {
+        let how = match (&way.suspicion, delivery.delivery_count) {
+            (Some(suspicion), _) => self.suspected(delivery, suspicion).await,
+            (None, 0) => self.attempt(delivery, way).await,
+            (None, _) => self.redelivered(delivery, way).await,
+        };
+        if how == Settle::Ack && way.waits.load(Ordering::Relaxed) {
+            return self.broker.settle(delivery.tag, how);
+        }
+        self.settle(delivery, way.key, how);
+    }
+
+    /// Settles a job's delivery. One that goes back counts as lost, which was no death of this host.
+    fn settle(&self, delivery: &Delivery, key: &str, how: Settle) {
+        match how {
+            Settle::Ack if delivery.delivery_count > 0 => self.losses.forget(key),
+            Settle::Ack => {}
+            Settle::Nack | Settle::Reject => self.losses.lost(key.to_owned(), false),
+        }
+        self.broker.settle(delivery.tag, how);
+    }
+
+    /// A job that was handed to a host before, which did not answer. If nobody says that he lost it
+    /// and lives, it may have killed that host: then it runs alone, where the next death has no other
+    /// cause; and after that not at all.
+    async fn redelivered(&self, delivery: &Delivery, way: &Way<'_>) -> Settle {
+        // It can have harmed nobody, and would not be the same after a move: some headers cannot be kept.
+        let envelope = match wire::unread(delivery) {
+            Ok(envelope) => envelope,
+            Err(rejected) => return self.fail(delivery, rejected.envelope, rejected.failure).await,
+        };
+        let count = delivery.delivery_count;
+        let known = self.losses.known(way.key);
+        if known.timed_out {
+            self.fail(delivery, envelope, timed_out()).await
+        } else if known.times >= count && count < RENEWED {
+            self.attempt(delivery, way).await
+        } else if known.times >= count {
+            moved(delivery, self.settler(1).renew(delivery, way.alone).await).await
+        } else if way.alone {
+            tracing::warn!(queue = %delivery.queue, count, "the host that ran this job alone may have died of it: it waits for news of that host");
+            way.waits.store(true, Ordering::Relaxed);
+            moved(delivery, self.settler(1).suspect(delivery, way.key, self.grace()).await).await
+        } else {
+            tracing::warn!(queue = %delivery.queue, count, "the host that had this job may have died of it: it will run alone");
+            moved(delivery, self.settler(1).isolate(delivery).await).await
+        }
+    }
+
+    /// A job that was lost while it ran alone, and has waited since. If a host that lives has said that
+    /// it lost it, it runs alone again; if not it has no more hosts to kill.
+    async fn suspected(&self, delivery: &Delivery, suspicion: &Suspicion) -> Settle {
+        let envelope = match wire::unread(delivery) {
+            Ok(envelope) => envelope,
+            Err(rejected) => return self.fail(delivery, rejected.envelope, rejected.failure).await,
+        };
+        // What is left of it where no tier waits as long.
+        let left = self.grace().saturating_sub(suspicion.since.elapsed().unwrap_or_default());
+        let known = self.losses.account(&suspicion.key, suspicion.times, left).await;
+        let failure = if known.timed_out {
+            timed_out()
+        } else if known.times >= suspicion.times {
+            return moved(delivery, self.settler(1).renew(delivery, true).await).await;
+        } else {
+            Failure::new(Code::HostCrash, "its host died while it ran this job and nothing else")
+        };
+        self.losses.forget(&suspicion.key);
+        self.fail(delivery, envelope, failure).await
+    }
+
+    fn grace(&self) -> Duration {
+        Duration::from_millis(self.config.crash_grace_ms)
+    }
+
+    async fn attempt(&self, delivery: &Delivery, way: &Way<'_>) -> Settle {
+        let job = match wire::decode(delivery, SystemTime::now()) {
+            Ok(job) => job,
+            Err(rejected) => return self.fail(delivery, rejected.envelope, rejected.failure).await,
+        };
+        if let Some(id) = &delivery.message.properties.message_id {
+            let (message, attempt) = (wire::sender_key(delivery, id), job.envelope.attempt);
+            if self.duplicates.is_duplicate(&message, attempt) {
+                tracing::info!(job = %job.envelope.id, message = %id, "dropped a message that was published twice");
+                return Settle::Ack;
+            }
+            way.remembered.get_or_init(|| (message, attempt));
         }
         let relay = self.relays.open(job.envelope.clone(), job.binary);
-        let plugin = match self.schedule.choose(&job) {
+        let plugin = match self.schedule.choose(&job.envelope) {
             Ok(plugin) => plugin,
-            Err(failure) => return self.fail(&delivery, job.envelope, failure).await,
+            Err(failure) => return self.fail(delivery, job.envelope, failure).await,
         };
         relay.identify(plugin.identity.clone());
         let settler = self.settler(plugin.manifest.retry.attempts);
         // Kept for settling: the job itself goes into the sandbox with its inputs.
         let shell = Job { inputs: Vec::new(), parameters: Vec::new(), ..job.clone() };
         let entered = self.cancels.enter(&shell.envelope.id);
-        let end = match self.run(job, &plugin, &relay, &entered.job).await {
+        let end = match self.run(job, &plugin, &relay, &entered.job, way).await {
             Ok(outputs) => End::Done(outputs),
             Err(Unfinished::Refused(Refusal::Final(failure))) => End::Failed(failure),
             Err(Unfinished::Refused(Refusal::Retry(text))) => End::Retry(text),
-            Err(Unfinished::NotBegun) => return settler.give_back(&delivery, &relay),
+            // Sequence numbers that were used must not be used again: then the attempt counts.
+            Err(Unfinished::NotBegun) if relay.has_spoken() => return Settle::Reject,
+            Err(Unfinished::NotBegun) => return Settle::Nack,
         };
-        settler.end(&delivery, &shell, &relay, end).await;
+        way.pace.body(delivery.message.body.len());
+        settler.end(delivery, &shell, &relay, end).await
     }
 
     async fn run(
@@ -383,6 +487,7 @@ impl Inner {
         plugin: &Plugin,
         relay: &Arc<Relay>,
         in_hand: &InHand,
+        way: &Way<'_>,
     ) -> Result<Outputs, Unfinished> {
         let (id, attempt) = (job.envelope.id.clone(), job.envelope.attempt);
         let requested = job.requested.clone();
@@ -390,17 +495,25 @@ impl Inner {
         intake::check_deadline(&job)?;
         let job = intake::resolve(job, &self.artifacts, relay).await?;
         let mut outputs = {
-            let _slot = tokio::select! {
-                biased;
-                () = self.stopping.cancelled() => return Err(Unfinished::NotBegun),
-                failure = in_hand.cancelled() => return Err(failure.into()),
-                slot = self.schedule.slot() => slot?,
+            let ended = self.stopping.is_cancelled() || in_hand.is_cancelled();
+            let at_once = if ended { None } else { self.schedule.try_slot(way.alone) };
+            let _slot = match at_once {
+                Some(slot) => slot,
+                None => tokio::select! {
+                    biased;
+                    () = self.stopping.cancelled() => return Err(Unfinished::NotBegun),
+                    failure = in_hand.cancelled() => return Err(failure.into()),
+                    slot = self.schedule.slot(way.alone) => slot?,
+                },
             };
+            way.began.store(true, Ordering::Relaxed);
             intake::check_deadline(&job)?;
             let sink = Arc::clone(relay);
             let entry =
                 Entry { job: Arc::new(job), progress: Arc::new(move |progress| sink.progress(progress)) };
+            let began = Instant::now();
             let mut results = self.sandbox.run(&plugin.guest, vec![entry], |watch| in_hand.runs(watch)).await;
+            way.pace.ran(began.elapsed());
             results.pop().unwrap_or_else(|| {
                 Err(Refusal::Final(Failure::new(Code::HostError, "the sandbox answered nothing")))
             })?
@@ -419,7 +532,7 @@ impl Inner {
     }
 
     /// Ends a job that never reached a plugin.
-    async fn fail(&self, delivery: &Delivery, envelope: Envelope, failure: Failure) {
+    async fn fail(&self, delivery: &Delivery, envelope: Envelope, failure: Failure) -> Settle {
         let relay = self.relays.open(envelope.clone(), false);
         let job = Job {
             envelope,
@@ -429,14 +542,20 @@ impl Inner {
             binary: false,
             deadline: None,
         };
-        self.settler(1).end(delivery, &job, &relay, End::Failed(failure)).await;
+        self.settler(1).end(delivery, &job, &relay, End::Failed(failure)).await
     }
 
-    /// A cancellation, or something of a later version.
+    /// A cancellation, another host's news, or something of a later version.
     fn control(&self, delivery: &Delivery) {
         let properties = &delivery.message.properties;
         match (properties.kind.as_deref(), properties.correlation_id.as_deref()) {
             (Some("cancel"), Some(id)) => self.cancels.cancel(id),
+            (Some("lost"), _) => match wire::losses(delivery, &self.run) {
+                Ok(all) => self.losses.heard(&all),
+                Err(error) => {
+                    tracing::warn!(error, "ignored a message of lost deliveries that makes no sense")
+                }
+            },
             (kind, id) => tracing::warn!(
                 ?kind,
                 ?id,
@@ -447,11 +566,54 @@ impl Inner {
     }
 
     /// Tells the client of a job that left its queue undone.
-    async fn undone(&self, delivery: Delivery) {
-        let failure = wire::undone_failure(&delivery);
-        match wire::undone(&delivery, topology::DELIVERY_LIMIT) {
-            Ok(envelope) => self.fail(&delivery, envelope, failure).await,
-            Err(rejected) => self.fail(&delivery, rejected.envelope, rejected.failure).await,
+    async fn undone(&self, delivery: &Delivery) {
+        let failure = wire::undone_failure(delivery);
+        let how = match wire::undone(delivery, topology::DELIVERY_LIMIT) {
+            Ok(envelope) => self.fail(delivery, envelope, failure).await,
+            Err(rejected) => self.fail(delivery, rejected.envelope, rejected.failure).await,
+        };
+        self.broker.settle(delivery.tag, how);
+    }
+
+    /// Tells the client that nobody serves the model, unless this host does by now.
+    async fn unserved(&self, delivery: &Delivery) {
+        let how = match wire::decode(delivery, SystemTime::now()) {
+            Err(rejected) => self.fail(delivery, rejected.envelope, rejected.failure).await,
+            Ok(job) => match self.schedule.choose(&job.envelope) {
+                Err(failure) => self.fail(delivery, job.envelope, failure).await,
+                Ok(_) => {
+                    // Its queue may just be coming: not round and round meanwhile.
+                    tokio::time::sleep(PAUSE).await;
+                    moved(delivery, self.settler(1).again(delivery).await).await
+                }
+            },
+        };
+        self.broker.settle(delivery.tag, how);
+    }
+}
+
+fn timed_out() -> Failure {
+    Failure::new(
+        Code::DeliveryTimeout,
+        "the broker waited too long for this job to end and took it back: see its consumer_timeout",
+    )
+}
+
+/// Deliveries after which a job is published again if no host has died of it: fewer than any limit that
+/// an operator may set by policy, or connections that break would use it up.
+const RENEWED: u32 = 3;
+
+/// Settles the delivery of a job that was published to where it goes on, or could not be.
+async fn moved(delivery: &Delivery, published: Result<(), BrokerError>) -> Settle {
+    match published {
+        Ok(()) => Settle::Ack,
+        Err(error) => {
+            tracing::warn!(queue = %delivery.queue, %error, "a job could not be moved: it will be delivered again");
+            tokio::time::sleep(PAUSE).await;
+            Settle::Reject
         }
     }
 }
+
+/// Before a job that could not be moved is given back: what refused it would refuse it again at once.
+const PAUSE: Duration = Duration::from_millis(250);

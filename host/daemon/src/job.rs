@@ -357,6 +357,12 @@ codes! {
     DeliveryLimit "DELIVERY_LIMIT" Host DeadLetter
         "The job was handed to hosts that died, or lost their broker, too often."
         "Look at what the job does to its host before requeueing the dead letter.";
+    DeliveryTimeout "DELIVERY_TIMEOUT" Operator DeadLetter
+        "The job ran longer than its broker waits for an acknowledgement (RabbitMQ's consumer_timeout)."
+        "Raise consumer_timeout on the broker above limits.wall_ms, or lower limits.wall_ms.";
+    HostCrash "HOST_CRASH" Host DeadLetter
+        "The host died while it ran the job, and died again while it ran nothing else."
+        "Look at the host's log and at what the plugin asks of the host before requeueing the dead letter.";
     RetriesExhausted "RETRIES_EXHAUSTED" Plugin DeadLetter
         "Every attempt that the retry budget allows has failed; the text is the last one's."
         "Look at the last cause; requeue the dead letter once it is gone.";

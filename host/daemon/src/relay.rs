@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use crate::broker::{Broker, BrokerError, Confirmation};
-use crate::job::{Envelope, EventsMode, Failure, Identity, Outputs, Progress};
+use crate::job::{Code, Envelope, EventsMode, Failure, Identity, Outputs, Progress};
 use crate::wire::{self, EventBody};
 
 /// What all of a host's relays share.
@@ -40,14 +40,16 @@ struct Inner {
 #[derive(Debug, thiserror::Error)]
 pub enum RelayError {
     /// The reply address leads to no queue, or its queue refuses messages.
-    #[error("the reply address {address:?} takes no messages: its queue or exchange is gone, or it is full")]
+    #[error(
+        "the reply address {address:?} takes no messages: its queue, exchange or client is gone, or it is full"
+    )]
     Unroutable {
         /// The address.
         address: String,
         /// The event, to be kept elsewhere.
         event: Box<crate::broker::Message>,
     },
-    /// The outputs cannot be written as the protocol wants them.
+    /// The outputs cannot be written as the protocol wants them, or as the broker takes them.
     #[error("{0}")]
     Encode(Failure),
     /// The broker is gone: what it got is not known.
@@ -65,9 +67,13 @@ pub enum Final<'a> {
 
 /// Stages whose first status goes out at once; further ones are coalesced like any status.
 const MAX_STAGES: u32 = 64;
-/// How often a final event that was returned or refused is published again, and the first pause.
+/// How often a final event that was returned is published, and the first and longest pause.
 const ATTEMPTS: u32 = 4;
 const PAUSE: Duration = Duration::from_millis(25);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// How long one that was refused is published again. The queue may be full; or be without a leader,
+/// which takes a cluster a second or two to replace.
+const REFUSING: Duration = Duration::from_secs(4);
 
 impl Relays {
     /// Relays that publish on `broker`; jobs without a reply address answer to queue `responses`; a
@@ -210,7 +216,7 @@ impl Relay {
         match made {
             Ok(message) => {
                 inner.sequence += 1;
-                drop(self.shared.broker.publish(message, false));
+                self.shared.broker.tell(message);
             }
             Err(failure) => {
                 tracing::warn!(job = %self.envelope.id, %failure, "a progress event cannot be written");
@@ -242,24 +248,34 @@ impl Relay {
             )
             .map_err(RelayError::Encode)?
         };
-        // Direct reply-to reports a mandatory message as returned although it was delivered.
-        let mandatory =
-            !self.envelope.reply_to.as_deref().is_some_and(|r| r.starts_with(wire::DIRECT_REPLY_TO));
-        let mut pause = PAUSE;
-        for attempt in 1..=ATTEMPTS {
-            match self.shared.broker.publish(message.clone(), mandatory).await {
-                Ok(Confirmation::Confirmed) => return Ok(()),
-                Ok(Confirmation::Returned | Confirmation::Nacked) if attempt < ATTEMPTS => {
-                    tokio::time::sleep(pause).await;
-                    pause *= 4;
-                }
-                Ok(Confirmation::Returned | Confirmation::Nacked) => {}
-                // The client named an exchange that there is not.
-                Err(BrokerError::NotFound { .. }) => break,
-                Err(error) => return Err(error.into()),
-            }
-        }
         let address = self.envelope.reply_to.clone().unwrap_or_else(|| self.shared.responses.clone());
+        // Direct reply-to reports a mandatory message as returned although it was delivered. Whether the
+        // client lives has to be asked instead.
+        let direct = address.starts_with(wire::DIRECT_REPLY_TO);
+        if direct && matches!(self.shared.broker.depth(&address).await, Err(BrokerError::NotFound { .. })) {
+            return Err(RelayError::Unroutable { address, event: Box::new(message) });
+        }
+        let mandatory = !direct;
+        let (since, mut pause, mut tried) = (Instant::now(), PAUSE, 0);
+        loop {
+            tried += 1;
+            let again = match self.shared.broker.publish(message.clone(), mandatory).await {
+                Ok(Confirmation::Confirmed) => return Ok(()),
+                Ok(Confirmation::Returned) => tried < ATTEMPTS,
+                Ok(Confirmation::Nacked) => since.elapsed() < REFUSING,
+                // The client named an exchange that there is not.
+                Err(BrokerError::NotFound { .. }) => false,
+                Err(error @ BrokerError::TooLong { .. }) => {
+                    return Err(RelayError::Encode(Failure::new(Code::OutputLimit, error.to_string())));
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if !again {
+                break;
+            }
+            tokio::time::sleep(pause).await;
+            pause = (pause * 4).min(LONGEST_PAUSE);
+        }
         Err(RelayError::Unroutable { address, event: Box::new(message) })
     }
 }

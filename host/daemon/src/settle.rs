@@ -27,6 +27,8 @@ const PAUSE: Duration = Duration::from_millis(250);
 pub struct Settler<'a> {
     /// The broker.
     pub broker: &'a dyn Broker,
+    /// What this host is called.
+    pub host: &'a str,
     /// Delays of the retry tiers, shortest first.
     pub delays: &'a [Duration],
     /// Attempts that the plugin's manifest allows.
@@ -34,24 +36,51 @@ pub struct Settler<'a> {
 }
 
 impl Settler<'_> {
-    /// Ends a job: events, retry or dead letter, then the acknowledgement. Where a broker refuses
-    /// those the delivery is rejected: it is delivered again.
-    pub async fn end(&self, delivery: &Delivery, job: &Job, relay: &Relay, end: End) {
+    /// Ends a job: events, retry or dead letter. Answers how the delivery is to be settled: where a
+    /// broker refuses those it is rejected, to be delivered again.
+    pub async fn end(&self, delivery: &Delivery, job: &Job, relay: &Relay, end: End) -> Settle {
         match self.publish(delivery, job, relay, end).await {
-            Ok(()) => self.broker.settle(delivery.tag, Settle::Ack),
+            Ok(()) => Settle::Ack,
             Err(error) => {
                 tracing::warn!(job = %job.envelope.id, %error, "the job's end could not be published: it will be delivered again");
                 tokio::time::sleep(PAUSE).await;
-                self.broker.settle(delivery.tag, Settle::Reject);
+                Settle::Reject
             }
         }
     }
 
-    /// Gives a job back that did not begin.
-    pub fn give_back(&self, delivery: &Delivery, relay: &Relay) {
-        // Sequence numbers that were used must not be used again: then the attempt counts.
-        let how = if relay.has_spoken() { Settle::Reject } else { Settle::Nack };
-        self.broker.settle(delivery.tag, how);
+    /// Publishes a job that must run alone to where such jobs wait.
+    ///
+    /// # Errors
+    /// [`BrokerError`]: it is not there, or not for certain.
+    pub async fn isolate(&self, delivery: &Delivery) -> Result<(), BrokerError> {
+        self.confirmed(wire::isolate(delivery, SystemTime::now(), self.host)).await
+    }
+
+    /// Publishes a job again to the queue that it came from, for its deliveries to be counted anew.
+    ///
+    /// # Errors
+    /// As [`Self::isolate`].
+    pub async fn renew(&self, delivery: &Delivery, alone: bool) -> Result<(), BrokerError> {
+        self.confirmed(wire::renew(delivery, alone, SystemTime::now(), self.host)).await
+    }
+
+    /// Publishes a job to where it waits out `grace`, the time that hosts which lost it have to say so.
+    ///
+    /// # Errors
+    /// As [`Self::isolate`].
+    pub async fn suspect(&self, delivery: &Delivery, key: &str, grace: Duration) -> Result<(), BrokerError> {
+        let long = self.delays.iter().find(|delay| **delay >= grace).or(self.delays.last());
+        let delay = long.copied().unwrap_or(Duration::from_secs(1));
+        self.confirmed(wire::suspect(delivery, delay, key, SystemTime::now(), self.host)).await
+    }
+
+    /// Publishes a job again that had no queue, now that its model has one.
+    ///
+    /// # Errors
+    /// As [`Self::isolate`].
+    pub async fn again(&self, delivery: &Delivery) -> Result<(), BrokerError> {
+        self.confirmed(wire::again(delivery)).await
     }
 
     async fn publish(
@@ -82,7 +111,14 @@ impl Settler<'_> {
         };
         if failure.code.info().disposition == Disposition::DeadLetter {
             let identity = relay.identity();
-            self.confirmed(wire::dead_letter(delivery, &job.envelope, identity.as_ref(), &failure)).await?;
+            self.confirmed(wire::dead_letter(
+                delivery,
+                &job.envelope,
+                identity.as_ref(),
+                self.host,
+                &failure,
+            ))
+            .await?;
         }
         match relay.finish(Final::Error(&failure)).await {
             Ok(()) => Ok(()),
@@ -103,13 +139,14 @@ impl Settler<'_> {
         text: &str,
     ) -> Result<Option<Failure>, BrokerError> {
         let attempt = job.envelope.attempt;
-        if attempt >= self.attempts {
+        let tried = attempt.saturating_sub(wire::forgiven(delivery, attempt));
+        if tried >= self.attempts {
             return Ok(Some(Failure::new(
                 Code::RetriesExhausted,
-                format!("attempt {attempt} of {}: {text}", self.attempts),
+                format!("attempt {tried} of {}: {text}", self.attempts),
             )));
         }
-        let tier = usize::try_from(attempt.saturating_sub(1))
+        let tier = usize::try_from(tried.saturating_sub(1))
             .unwrap_or(usize::MAX)
             .min(self.delays.len().saturating_sub(1));
         let delay = self.delays.get(tier).copied().unwrap_or(Duration::from_secs(1));
@@ -120,7 +157,7 @@ impl Settler<'_> {
             )));
         }
         tracing::info!(job = %job.envelope.id, attempt, delay_ms = delay.as_millis(), reason = text, "retrying");
-        self.confirmed(wire::retry(delivery, job, delay)).await?;
+        self.confirmed(wire::retry(delivery, job, delay, self.host, text)).await?;
         Ok(None)
     }
 

@@ -3,6 +3,7 @@
 
 mod letters;
 
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
@@ -15,16 +16,26 @@ use crate::job::{
     Progress, Reference,
 };
 
-pub use letters::{dead_letter, retry, undelivered, undone, undone_failure};
+pub use letters::{
+    Suspicion, again, dead_letter, forgiven, isolate, losses, lost, renew, retry, suspect, take_suspicion,
+    undelivered, undone, undone_failure, unread,
+};
 
 /// Exchange that jobs are published to.
 pub const JOBS: &str = "warren.jobs";
 /// Exchange and queue of jobs that nobody could finish.
 pub const DEAD: &str = "warren.dead";
+/// Exchange of jobs that must run alone, and prefix of their queues.
+pub const ISOLATED: &str = "warren.isolated";
 /// Prefix of the retry tiers' exchanges and queues.
 pub const RETRY: &str = "warren.retry";
 /// Direct reply-to's pseudo-queue.
 pub const DIRECT_REPLY_TO: &str = "amq.rabbitmq.reply-to";
+
+/// Exchanges and queues of the host's own, with all that begin so: events there would be taken for jobs
+/// or for another host's word.
+const OWN: [&str; 8] =
+    [JOBS, ISOLATED, DEAD, RETRY, "warren.control", "warren.undone", "warren.unserved", "warren.rewards"];
 
 /// The longest id that is taken: AMQP's short string.
 const MAX_ID: usize = 255;
@@ -34,6 +45,11 @@ const MAX_ATTEMPT: i64 = 1_000_000;
 /// The queue of a model and class.
 pub fn job_queue(model: &str, class: Class) -> String {
     format!("{JOBS}.{model}{}", class.suffix())
+}
+
+/// The queue of a model's jobs that must run alone.
+pub fn isolated_queue(model: &str) -> String {
+    format!("{ISOLATED}.{model}")
 }
 
 /// The exchange and queue of a retry tier.
@@ -64,10 +80,34 @@ pub fn sender_key(delivery: &Delivery, message_id: &str) -> String {
     format!("{reply_to}\n{routing_key}\n{job}\n{message_id}")
 }
 
+/// What a delivered job is known by before its body is read: the ids of its message, or else its body;
+/// and how often it was published before, for its deliveries are counted anew each time.
+pub fn job_key(delivery: &Delivery) -> String {
+    let Message { properties, body, .. } = &delivery.message;
+    let before = properties.int("attempt").unwrap_or(0);
+    let ids = [properties.correlation_id.as_ref(), properties.message_id.as_ref()];
+    match ids.into_iter().flatten().find(|id| !id.is_empty()) {
+        Some(id) => format!("{before} {id}"),
+        None => format!("{before} {:016x}", BuildHasherDefault::<DefaultHasher>::default().hash_one(body)),
+    }
+}
+
+/// Whether a reply address is one of the host's own.
+fn is_own(address: &str) -> bool {
+    let (exchange, queue) = self::address(Some(address), "");
+    let name = if exchange.is_empty() { queue } else { exchange };
+    OWN.iter().any(|own| name.strip_prefix(own).is_some_and(|rest| rest.is_empty() || rest.starts_with('.')))
+}
+
+/// No longer than a line.
+fn short(text: &str) -> String {
+    text.chars().take(80).collect()
+}
+
 /// A header's value in a text for its sender: quoted, and no longer than a line.
 fn shown(value: &HeaderValue) -> String {
     match value {
-        HeaderValue::Text(text) => format!("{:?}", text.chars().take(80).collect::<String>()),
+        HeaderValue::Text(text) => format!("{:?}", short(text)),
         other => other.to_string(),
     }
 }
@@ -88,7 +128,10 @@ fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
     let (model, class) = Class::split(&message.routing_key);
     let base = whole(properties, "attempt");
     let attempts = base.as_ref().map_or(0, |n| n.unwrap_or(0).clamp(0, MAX_ATTEMPT));
-    let reply_to = properties.reply_to.clone().filter(|r| !r.is_empty());
+    let mut reply_to = properties.reply_to.clone().filter(|r| !r.is_empty());
+    let forbidden = reply_to.take_if(|address| is_own(address)).map(|address| {
+        format!("reply_to {:?} is one of the host's own queues or exchanges", short(&address))
+    });
     let default = match &reply_to {
         Some(address) if address.starts_with(DIRECT_REPLY_TO) => EventsMode::Final,
         _ => EventsMode::All,
@@ -118,11 +161,11 @@ fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
         }
         Some(other) => Some(format!("header events is {}: use \"all\" or \"final\"", shown(other))),
     };
-    let problem = problem.or_else(|| match base {
+    let problem = problem.or(forbidden).or_else(|| match base {
         Ok(Some(base)) if !(0..=MAX_ATTEMPT).contains(&base) => {
             Some(format!("header attempt is {base}: use 0 to {MAX_ATTEMPT}"))
         }
-        Ok(_) => whole(properties, "deadline").err(),
+        Ok(_) => whole(properties, "deadline").err().or_else(|| header_length(properties).err()),
         Err(text) => Some(text),
     });
     match problem {

@@ -130,7 +130,8 @@ fn a_stranger_scaffolds_builds_inspects_runs_and_serves_a_plugin() {
     results.sort_by(|a, b| a.1.total_cmp(&b.1));
     let expected: Vec<(String, f64)> = (0..20).map(|n| (format!("job-{n}"), f64::from(n) + 1.0)).collect();
     assert_eq!(results, expected, "{err}");
-    assert!(err.contains("not a request") && err.contains("nobody"), "{err}");
+    assert!(err.contains("not a request"), "{err}");
+    assert!(out.lines().any(|l| l.contains("NO_MODEL") && l.contains("nobody")), "{out}");
 }
 
 #[test]

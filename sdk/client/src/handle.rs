@@ -9,18 +9,17 @@ use futures_core::Stream;
 use tokio::sync::mpsc;
 
 use crate::client::{ClientError, Shared};
-use crate::event::{self, Event, EventBody};
-use crate::fold::{Fold, Verdict};
+use crate::event::{Event, EventBody};
+use crate::follow::Follower;
 use crate::oip::InferResponse;
 use crate::transport::EventMessage;
 
 /// A submitted job. As a stream it yields the job's events in order, each once, and ends after the
 /// final one. Dropping it stops following; it does not cancel the job.
 pub struct JobHandle {
-    id: String,
     shared: Arc<Shared>,
     events: mpsc::UnboundedReceiver<EventMessage>,
-    fold: Fold,
+    follower: Follower,
     /// The stream has ended, with or without a final event.
     ended: bool,
 }
@@ -31,12 +30,12 @@ impl JobHandle {
         shared: Arc<Shared>,
         events: mpsc::UnboundedReceiver<EventMessage>,
     ) -> Self {
-        Self { id, shared, events, fold: Fold::default(), ended: false }
+        Self { shared, events, follower: Follower::new(id), ended: false }
     }
 
     /// The job's id.
     pub fn id(&self) -> &str {
-        &self.id
+        self.follower.job()
     }
 
     /// The next event; none after the final one.
@@ -60,7 +59,7 @@ impl JobHandle {
                 EventBody::Status { .. } | EventBody::Partial(_) => {}
             }
         }
-        Err(ClientError::Closed(self.id.clone()))
+        Err(ClientError::Closed(self.id().to_owned()))
     }
 
     /// Tells the hosts that the result is no longer wanted. A final event still comes: an error
@@ -69,7 +68,7 @@ impl JobHandle {
     /// # Errors
     /// [`ClientError::Transport`].
     pub async fn cancel(&self) -> Result<(), ClientError> {
-        Ok(self.shared.transport.cancel(&self.id).await?)
+        Ok(self.shared.transport.cancel(self.id()).await?)
     }
 
     fn poll_event(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Event, ClientError>>> {
@@ -79,36 +78,15 @@ impl JobHandle {
             }
             let Some(message) = ready!(self.events.poll_recv(cx)) else {
                 self.ended = true;
-                return Poll::Ready(Some(Err(ClientError::Closed(self.id.clone()))));
+                return Poll::Ready(Some(Err(ClientError::Closed(self.id().to_owned()))));
             };
-            let (attempt, sequence) = (message.attempt, message.sequence);
-            let missed = match self.fold.accept(attempt, sequence, message.last) {
-                Verdict::Take { missed } => missed,
-                why => {
-                    tracing::debug!(job = self.id, attempt, sequence, ?why, "dropped an event");
-                    continue;
-                }
-            };
-            if self.fold.is_done() {
+            let event = self.follower.take(message);
+            if self.follower.is_done() {
                 self.ended = true;
-                self.shared.routes.remove(&self.id);
+                self.shared.routes.remove(self.follower.job());
             }
-            match event::read(&message) {
-                Ok(Some(body)) => {
-                    let EventMessage { plugin, digest, .. } = message;
-                    return Poll::Ready(Some(Ok(Event { attempt, sequence, missed, plugin, digest, body })));
-                }
-                Ok(None) => {}
-                Err(detail) => {
-                    let (job, kind) = (self.id.clone(), message.kind);
-                    return Poll::Ready(Some(Err(ClientError::BadEvent {
-                        job,
-                        kind,
-                        attempt,
-                        sequence,
-                        detail,
-                    })));
-                }
+            if event.is_some() {
+                return Poll::Ready(event);
             }
         }
     }
@@ -125,8 +103,8 @@ impl Stream for JobHandle {
 impl Drop for JobHandle {
     fn drop(&mut self) {
         // After the final event the route is gone, and the id may be in use again.
-        if !self.fold.is_done() {
-            self.shared.routes.remove(&self.id);
+        if !self.follower.is_done() {
+            self.shared.routes.remove(self.follower.job());
         }
     }
 }

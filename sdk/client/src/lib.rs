@@ -20,6 +20,7 @@
 mod client;
 mod event;
 pub mod fold;
+mod follow;
 mod handle;
 pub mod oip;
 mod request;
@@ -27,6 +28,7 @@ pub mod transport;
 
 pub use client::{Client, ClientError};
 pub use event::{Event, EventBody, JobError};
+pub use follow::Follower;
 pub use handle::JobHandle;
 pub use request::{Class, Encoding, JobRequest};
 pub use transport::{EventMessage, Replies, RequestMessage, Transport, TransportError};

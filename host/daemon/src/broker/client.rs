@@ -8,8 +8,7 @@ use warren_client::transport::BoxFuture;
 use warren_client::{EventMessage, Replies, RequestMessage, Transport, TransportError};
 
 use super::{
-    Broker, BrokerError, Confirmation, Consumer, Delivery, HeaderValue, Message, Properties, QueueSpec,
-    Settle,
+    Broker, BrokerError, Confirmation, Consumer, HeaderValue, Message, Properties, QueueSpec, Settle,
 };
 
 /// Exchange that jobs are published to.
@@ -97,10 +96,18 @@ async fn receive(
         };
         let Some(delivery) = delivery else { break };
         let tag = delivery.tag;
-        if let Some(event) = event(delivery)
-            && sender.send(event).await.is_err()
-        {
-            break;
+        let message_id = delivery.message.properties.message_id.clone();
+        match event(delivery.message) {
+            Some(event) => {
+                if sender.send(event).await.is_err() {
+                    break;
+                }
+            }
+            None => tracing::warn!(
+                queue,
+                message_id,
+                "ignored a message that is no event: it lacks its type, or header job, attempt or sequence"
+            ),
         }
         broker.settle(tag, Settle::Ack);
     }
@@ -129,18 +136,18 @@ fn request(message: RequestMessage) -> Message {
         correlation_id: Some(message.correlation_id),
         reply_to: Some(message.reply_to),
         message_id: Some(message.message_id),
-        kind: None,
         expiration: message.expiration,
         persistent: true,
         headers,
+        ..Properties::default()
     };
     Message { exchange: JOBS.to_owned(), routing_key, properties, body: message.body }
 }
 
-/// The event in a delivery; none if it is not one.
-fn event(delivery: Delivery) -> Option<EventMessage> {
-    let Properties { content_type, kind, headers, message_id, .. } = delivery.message.properties;
-    let mut event = EventMessage { content_type, body: delivery.message.body, ..EventMessage::default() };
+/// The event in a message; none if it is not one.
+pub fn event(message: Message) -> Option<EventMessage> {
+    let Properties { content_type, kind, headers, .. } = message.properties;
+    let mut event = EventMessage { content_type, body: message.body, ..EventMessage::default() };
     let (mut attempt, mut sequence) = (None, None);
     for (name, value) in headers {
         match (&*name, value) {
@@ -161,15 +168,7 @@ fn event(delivery: Delivery) -> Option<EventMessage> {
             (event.kind, event.attempt, event.sequence) = (kind, attempt, sequence);
             Some(event)
         }
-        _ => {
-            let queue = &*delivery.queue;
-            tracing::warn!(
-                queue,
-                message_id,
-                "ignored a message that is no event: it lacks its type, or header job, attempt or sequence"
-            );
-            None
-        }
+        _ => None,
     }
 }
 
@@ -184,14 +183,14 @@ mod tests {
     use warren_client::{Class, Client, ClientError, EventBody, JobRequest};
 
     use super::*;
-    use crate::broker::ExchangeKind;
     use crate::broker::embedded::Embedded;
+    use crate::broker::{Delivery, ExchangeKind, ExchangeSpec};
 
     /// A broker with the queue of model `echo`, and a client of it.
     async fn house() -> (Embedded, Client) {
         let broker = Embedded::new();
-        broker.declare_exchange(JOBS, ExchangeKind::Topic).await.unwrap();
-        broker.declare_exchange(CONTROL, ExchangeKind::Fanout).await.unwrap();
+        broker.declare_exchange(&ExchangeSpec::new(JOBS, ExchangeKind::Topic)).await.unwrap();
+        broker.declare_exchange(&ExchangeSpec::new(CONTROL, ExchangeKind::Fanout)).await.unwrap();
         let spec = QueueSpec { name: "warren.jobs.echo".to_owned(), ..QueueSpec::default() };
         broker.declare_queue(&spec).await.unwrap();
         broker.bind("warren.jobs.echo", JOBS, "echo").await.unwrap();

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 
 use super::{
-    BoxFuture, Broker, BrokerError, Confirmation, Consumer, Delivery, ExchangeKind, HeaderValue, Message,
-    Properties, QueueDepth, QueueSpec, Settle,
+    BoxFuture, Broker, BrokerError, Confirmation, Consumer, Delivery, ExchangeKind, ExchangeSpec,
+    HeaderValue, Message, Properties, QueueDepth, QueueSpec, Settle,
 };
 
 /// A test: its name, which also prefixes the queues it declares, and itself.
@@ -20,7 +20,9 @@ pub(crate) const CASES: &[Case] = &[
     ("everything_is_carried", |b| Box::pin(everything_is_carried(b))),
     ("routing", |b| Box::pin(routing(b))),
     ("mandatory", |b| Box::pin(mandatory(b))),
+    ("alternate", |b| Box::pin(alternate(b))),
     ("prefetch", |b| Box::pin(prefetch(b))),
+    ("another_prefetch", |b| Box::pin(another_prefetch(b))),
     ("turns", |b| Box::pin(turns(b))),
     ("settling", |b| Box::pin(settling(b))),
     ("dead_consumer", |b| Box::pin(dead_consumer(b))),
@@ -116,9 +118,16 @@ async fn everything_is_carried(broker: &dyn Broker) {
         kind: Some("status".to_owned()),
         expiration: Some(Duration::from_secs(3600)),
         persistent: true,
+        content_encoding: Some("utf-8".to_owned()),
+        priority: Some(0),
+        timestamp: Some(1_700_000_000),
+        app_id: Some("a shop".to_owned()),
         headers: vec![
-            ("final".to_owned(), HeaderValue::Bool(true)),
+            // By name: a client library may keep no other order.
             ("attempt".to_owned(), HeaderValue::Int(i64::MAX)),
+            ("final".to_owned(), HeaderValue::Bool(true)),
+            ("scores".to_owned(), HeaderValue::List(vec![HeaderValue::Double(0.5), HeaderValue::Void])),
+            ("table".to_owned(), HeaderValue::Table(vec![("t".to_owned(), HeaderValue::Timestamp(7))])),
             ("tenant".to_owned(), HeaderValue::Text("ü".to_owned())),
         ],
     };
@@ -137,8 +146,8 @@ async fn routing(broker: &dyn Broker) {
         ("routing.direct", ExchangeKind::Direct, &[("a", "m"), ("b", "m.*"), ("c", "#")][..]),
         ("routing.fanout", ExchangeKind::Fanout, &[("a", ""), ("b", "x"), ("b", "y")][..]),
     ] {
-        broker.declare_exchange(exchange, kind).await.unwrap();
-        broker.declare_exchange(exchange, kind).await.unwrap();
+        broker.declare_exchange(&ExchangeSpec::new(exchange, kind)).await.unwrap();
+        broker.declare_exchange(&ExchangeSpec::new(exchange, kind)).await.unwrap();
         for queue in ["a", "b", "c"] {
             broker.declare_queue(&spec(&format!("{exchange}.{queue}"))).await.unwrap();
         }
@@ -172,7 +181,7 @@ async fn routing(broker: &dyn Broker) {
 }
 
 async fn mandatory(broker: &dyn Broker) {
-    broker.declare_exchange("mandatory", ExchangeKind::Topic).await.unwrap();
+    broker.declare_exchange(&ExchangeSpec::new("mandatory", ExchangeKind::Topic)).await.unwrap();
     let publish =
         |exchange: &str, key: &str, mandatory| within(broker.publish(message(exchange, key, "x"), mandatory));
     assert_eq!(publish("mandatory", "nobody", true).await.unwrap(), Confirmation::Returned);
@@ -204,6 +213,76 @@ async fn prefetch(broker: &dyn Broker) {
     assert_eq!(text(&take(&mut consumer).await), "3");
 }
 
+/// Nothing is delivered twice, counted or out of order because a subscription is allowed more or less.
+async fn another_prefetch(broker: &dyn Broker) {
+    broker.declare_queue(&QueueSpec { delivery_limit: Some(20), ..spec("another-prefetch") }).await.unwrap();
+    for i in 0..40 {
+        put(broker, "another-prefetch", i.to_string()).await;
+    }
+    let mut consumer = broker.consume("another-prefetch", 1).await.unwrap();
+    let mut held = vec![take(&mut consumer).await];
+    nothing(&mut consumer).await;
+    consumer.subscription.set_prefetch(30);
+    while held.len() < 30 {
+        held.push(take(&mut consumer).await);
+    }
+    // What was held when more was allowed may come on top.
+    let more = tokio::time::timeout(Duration::from_millis(300), consumer.deliveries.recv()).await;
+    held.extend(more.ok().flatten());
+    consumer.subscription.set_prefetch(2);
+    nothing(&mut consumer).await;
+    assert_eq!(
+        held.iter().map(text).collect::<Vec<_>>(),
+        (0..held.len()).map(|i| i.to_string()).collect::<Vec<_>>()
+    );
+    // Settled out of order, on whichever channel each was delivered.
+    held.reverse();
+    let mut seen: Vec<String> = Vec::new();
+    for delivery in held {
+        assert_eq!(delivery.delivery_count, 0, "{delivery:?}");
+        seen.push(text(&delivery).to_owned());
+        broker.settle(delivery.tag, Settle::Ack);
+    }
+    while seen.len() < 40 {
+        let delivery = take(&mut consumer).await;
+        assert_eq!(delivery.delivery_count, 0, "{delivery:?}");
+        seen.push(text(&delivery).to_owned());
+        broker.settle(delivery.tag, Settle::Ack);
+    }
+    nothing(&mut consumer).await;
+    holds(broker, "another-prefetch", 0, 0).await;
+    seen.sort_by_key(|n| n.parse::<u32>().unwrap());
+    assert_eq!(seen, (0..40).map(|i| i.to_string()).collect::<Vec<_>>());
+}
+
+async fn alternate(broker: &dyn Broker) {
+    let jobs = ExchangeSpec {
+        alternate: Some("alternate.rest".to_owned()),
+        ..ExchangeSpec::new("alternate.jobs", ExchangeKind::Topic)
+    };
+    broker.declare_exchange(&jobs).await.unwrap();
+    let publish = |key: &str| within(broker.publish(message("alternate.jobs", key, key.to_owned()), true));
+    // The alternate need not be there.
+    assert_eq!(publish("early").await.unwrap(), Confirmation::Returned);
+    broker.declare_exchange(&ExchangeSpec::new("alternate.rest", ExchangeKind::Fanout)).await.unwrap();
+    for queue in ["alternate.known", "alternate.unknown"] {
+        broker.declare_queue(&spec(queue)).await.unwrap();
+    }
+    broker.bind("alternate.known", "alternate.jobs", "known").await.unwrap();
+    broker.bind("alternate.unknown", "alternate.rest", "").await.unwrap();
+    for key in ["known", "unknown"] {
+        assert_eq!(publish(key).await.unwrap(), Confirmation::Confirmed);
+        let mut consumer = broker.consume(&format!("alternate.{key}"), 10).await.unwrap();
+        let delivery = take(&mut consumer).await;
+        assert_eq!((text(&delivery), delivery.message.routing_key.as_str()), (key, key));
+        nothing(&mut consumer).await;
+    }
+    let plain = ExchangeSpec { alternate: None, ..jobs };
+    let error = broker.declare_exchange(&plain).await.unwrap_err();
+    let BrokerError::Conflict { argument, found, .. } = &error else { panic!("{error}") };
+    assert!(*argument == "alternate-exchange" && found.contains("alternate.rest"), "{error}");
+}
+
 async fn turns(broker: &dyn Broker) {
     broker.declare_queue(&spec("turns")).await.unwrap();
     let mut one = broker.consume("turns", 100).await.unwrap();
@@ -220,7 +299,8 @@ async fn turns(broker: &dyn Broker) {
 }
 
 async fn settling(broker: &dyn Broker) {
-    broker.declare_queue(&spec("settling")).await.unwrap();
+    // RabbitMQ puts a returned message last, and not back in its place, where there is no limit.
+    broker.declare_queue(&QueueSpec { delivery_limit: Some(20), ..spec("settling") }).await.unwrap();
     for body in ["a", "b", "c"] {
         put(broker, "settling", body).await;
     }
@@ -245,13 +325,15 @@ async fn settling(broker: &dyn Broker) {
 }
 
 async fn dead_consumer(broker: &dyn Broker) {
-    broker.declare_queue(&spec("dead-consumer")).await.unwrap();
+    broker.declare_queue(&QueueSpec { delivery_limit: Some(20), ..spec("dead-consumer") }).await.unwrap();
     for i in 0..6 {
         put(broker, "dead-consumer", i.to_string()).await;
     }
     let mut consumer = broker.consume("dead-consumer", 4).await.unwrap();
     let (zero, one) = (take(&mut consumer).await, take(&mut consumer).await);
     broker.settle(one.tag, Settle::Ack);
+    // The next one is here: one that is on its way just then may come back out of order.
+    holds(broker, "dead-consumer", 1, 4).await;
     drop(consumer);
     holds(broker, "dead-consumer", 5, 0).await;
     let mut consumer = broker.consume("dead-consumer", 10).await.unwrap();
@@ -364,9 +446,9 @@ async fn both_ttls(broker: &dyn Broker) {
 /// As the host declares it: a failed job goes to a fanout exchange, waits in its queue, and comes
 /// back to the queue of its own model.
 async fn retry_tiers(broker: &dyn Broker) {
-    broker.declare_exchange("tiers.jobs", ExchangeKind::Topic).await.unwrap();
+    broker.declare_exchange(&ExchangeSpec::new("tiers.jobs", ExchangeKind::Topic)).await.unwrap();
     for (name, delay) in [("tiers.retry.100", 100), ("tiers.retry.300", 300)] {
-        broker.declare_exchange(name, ExchangeKind::Fanout).await.unwrap();
+        broker.declare_exchange(&ExchangeSpec::new(name, ExchangeKind::Fanout)).await.unwrap();
         let message_ttl = Some(Duration::from_millis(delay));
         let dead_letter = Some(("tiers.jobs".to_owned(), None));
         broker.declare_queue(&QueueSpec { message_ttl, dead_letter, ..spec(name) }).await.unwrap();
@@ -440,13 +522,14 @@ async fn conflicts(broker: &dyn Broker) {
         assert_ne!(found, wanted);
     }
     holds(broker, "conflict", 1, 0).await;
-    broker.declare_exchange("conflict", ExchangeKind::Topic).await.unwrap();
-    let error = broker.declare_exchange("conflict", ExchangeKind::Fanout).await.unwrap_err();
+    broker.declare_exchange(&ExchangeSpec::new("conflict", ExchangeKind::Topic)).await.unwrap();
+    let error =
+        broker.declare_exchange(&ExchangeSpec::new("conflict", ExchangeKind::Fanout)).await.unwrap_err();
     assert!(matches!(error, BrokerError::Conflict { what: "exchange", .. }), "{error}");
 }
 
 async fn deleted_queue(broker: &dyn Broker) {
-    broker.declare_exchange("deleted", ExchangeKind::Direct).await.unwrap();
+    broker.declare_exchange(&ExchangeSpec::new("deleted", ExchangeKind::Direct)).await.unwrap();
     broker.declare_queue(&spec("deleted")).await.unwrap();
     broker.bind("deleted", "deleted", "key").await.unwrap();
     put(broker, "deleted", "one").await;
@@ -476,7 +559,7 @@ async fn missing(broker: &dyn Broker) {
     };
     not_found(broker.consume("missing", 1).await.err().unwrap(), "queue");
     not_found(broker.depth("missing").await.unwrap_err(), "queue");
-    broker.declare_exchange("present", ExchangeKind::Topic).await.unwrap();
+    broker.declare_exchange(&ExchangeSpec::new("present", ExchangeKind::Topic)).await.unwrap();
     not_found(broker.bind("missing", "present", "key").await.unwrap_err(), "queue");
     broker.declare_queue(&spec("present")).await.unwrap();
     not_found(broker.bind("present", "missing", "key").await.unwrap_err(), "exchange");

@@ -5,24 +5,25 @@
 use std::fmt;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
 pub mod client;
 #[cfg(test)]
 mod contract;
 pub mod embedded;
+pub mod rabbitmq;
 
 /// A boxed future, as the trait's waiting operations return it.
 pub type BoxFuture<'a, T> = Pin<Box<dyn Future<Output = T> + Send + 'a>>;
 
-/// A header's value: the AMQP field types that the message contract uses. What a client sends in
-/// other types arrives as [`HeaderValue::Other`] and is never relied on.
+/// A header's value. The message contract uses the first three; the others are kept as they came, for
+/// whoever gets the message next, and never relied on.
 #[derive(Debug, Clone, PartialEq)]
 pub enum HeaderValue {
     /// `t`
@@ -31,11 +32,28 @@ pub enum HeaderValue {
     Int(i64),
     /// `S` or `s`; UTF-8.
     Text(String),
-    /// A type that the contract has no use for; its name.
-    Other(&'static str),
+    /// `f`
+    Float(f32),
+    /// `d`
+    Double(f64),
+    /// `D`: scale and value.
+    Decimal(u8, u32),
+    /// `T`: seconds since 1970.
+    Timestamp(u64),
+    /// `x`, or a text that is not UTF-8.
+    Bytes(Vec<u8>),
+    /// `A`
+    List(Vec<HeaderValue>),
+    /// `F`
+    Table(Vec<(String, HeaderValue)>),
+    /// `V`
+    Void,
+    /// Nested deeper than anybody means it. Not kept.
+    TooDeep,
 }
 
-/// AMQP basic properties, those that the message contract names, and the headers.
+/// AMQP basic properties and the headers. Those that the message contract does not name are kept for
+/// whoever gets the message next.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Properties {
     /// Media type of the body.
@@ -52,8 +70,36 @@ pub struct Properties {
     pub expiration: Option<Duration>,
     /// Survives a restart of a broker that has a disk.
     pub persistent: bool,
+    /// Encoding of the body; not read.
+    pub content_encoding: Option<String>,
+    /// Not read: quorum queues know none.
+    pub priority: Option<u8>,
+    /// Seconds since 1970; not read.
+    pub timestamp: Option<u64>,
+    /// Who sent it; not read.
+    pub app_id: Option<String>,
     /// Custom headers, in order.
     pub headers: Vec<(String, HeaderValue)>,
+}
+
+impl HeaderValue {
+    /// What its type is called.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Bool(_) => "bool",
+            Self::Int(_) => "int",
+            Self::Text(_) => "text",
+            Self::Float(_) => "float",
+            Self::Double(_) => "double",
+            Self::Decimal(..) => "decimal",
+            Self::Timestamp(_) => "timestamp",
+            Self::Bytes(_) => "bytes",
+            Self::List(_) => "array",
+            Self::Table(_) => "table",
+            Self::Void => "void",
+            Self::TooDeep => "table or array without end",
+        }
+    }
 }
 
 impl Properties {
@@ -153,6 +199,45 @@ pub enum Settle {
     Reject,
 }
 
+/// Why a delivery became void.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Loss {
+    /// Its connection or channel died.
+    Connection,
+    /// The broker waited too long for this one to be settled, and closed its channel.
+    Timeout,
+}
+
+/// Tells when deliveries of one channel become void, and why one of them did.
+#[derive(Debug, Clone, Default)]
+pub struct Lost {
+    token: CancellationToken,
+    /// The delivery that the broker waited for.
+    culprit: Arc<OnceLock<u64>>,
+    number: u64,
+}
+
+impl Lost {
+    /// Of the delivery with this number on the channel.
+    pub fn of(&self, number: u64) -> Self {
+        Self { number, ..self.clone() }
+    }
+
+    /// Waits for it; at once if it is so already.
+    pub async fn wait(&self) -> Loss {
+        self.token.cancelled().await;
+        if self.culprit.get() == Some(&self.number) { Loss::Timeout } else { Loss::Connection }
+    }
+
+    /// Tells everyone who waits; the culprit is the delivery that the broker had waited for too long.
+    pub fn tell(&self, culprit: Option<u64>) {
+        if let Some(number) = culprit {
+            self.culprit.get_or_init(|| number);
+        }
+        self.token.cancel();
+    }
+}
+
 /// A message taken from a queue and not settled yet.
 #[derive(Debug)]
 pub struct Delivery {
@@ -169,10 +254,23 @@ pub struct Delivery {
 /// A subscription to one queue. Dropping it cancels the subscription and returns what it still
 /// holds unsettled to the queue, as a died channel does.
 pub struct Consumer {
+    /// Cancels the subscription when dropped. The first field, and so dropped first: a subscription
+    /// whose deliveries nobody takes any more gives each of them back by itself, and a queue without
+    /// a delivery limit puts what is given back behind the rest.
+    pub subscription: Box<dyn Subscription>,
     /// Deliveries, at most `prefetch` of them unsettled at a time.
     pub deliveries: mpsc::Receiver<Delivery>,
-    /// Cancels the subscription when dropped.
-    pub subscription: Box<dyn Send + Sync>,
+    /// How many of its channels have died under it. It changes before anything of the next channel is
+    /// delivered. What the broker had sent and the channel had not delivered died with it unseen.
+    pub deaths: watch::Receiver<u64>,
+}
+
+/// The handle of a subscription; dropping it ends it.
+pub trait Subscription: Send + Sync {
+    /// Allows this many unsettled deliveries (1 or more) from now on. What is delivered already stays
+    /// so; while it is more than that, nothing is delivered. During the change there may be up to as
+    /// many again.
+    fn set_prefetch(&self, prefetch: u16);
 }
 
 /// Kinds of exchange in use.
@@ -186,6 +284,25 @@ pub enum ExchangeKind {
     Direct,
 }
 
+/// What an exchange is declared with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ExchangeSpec {
+    /// Its name.
+    pub name: String,
+    /// How it routes.
+    pub kind: ExchangeKind,
+    /// The exchange that takes what this one routes to no queue. A mandatory message that it takes
+    /// is not returned.
+    pub alternate: Option<String>,
+}
+
+impl ExchangeSpec {
+    /// An exchange without an alternate.
+    pub fn new(name: &str, kind: ExchangeKind) -> Self {
+        Self { name: name.to_owned(), kind, alternate: None }
+    }
+}
+
 /// What a queue is declared with.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct QueueSpec {
@@ -195,6 +312,8 @@ pub struct QueueSpec {
     pub exclusive: bool,
     /// Messages older than this are expired.
     pub message_ttl: Option<Duration>,
+    /// Deleted when nobody has used it for this long. The embedded broker keeps it to the end.
+    pub expires: Option<Duration>,
     /// Where expired and rejected-too-often messages go: exchange, and a key other than their own.
     pub dead_letter: Option<(String, Option<String>)>,
     /// Returns of one message after which it is dead-lettered.
@@ -210,6 +329,17 @@ pub struct QueueDepth {
     pub ready: u64,
     /// Delivered and not settled.
     pub unacked: u64,
+}
+
+/// One way in which something on the broker is not what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Difference {
+    /// The argument or property.
+    pub argument: String,
+    /// The value there.
+    pub found: String,
+    /// The value wanted.
+    pub wanted: String,
 }
 
 /// Why a broker operation failed.
@@ -250,17 +380,31 @@ pub enum BrokerError {
         /// How long was waited.
         after: Duration,
     },
+    /// The broker will not do it: a permission, a limit, a node that is down.
+    #[error("the broker refused {operation}: {reason}")]
+    Refused {
+        /// What was asked.
+        operation: &'static str,
+        /// What it said.
+        reason: String,
+    },
+    /// A message that the broker does not take however often it is published.
+    #[error(
+        "a message of {length} bytes is longer than the broker takes ({most}): raise its max_message_size or send less"
+    )]
+    TooLong {
+        /// The length of its body.
+        length: u64,
+        /// The longest that is taken.
+        most: u64,
+    },
 }
 
 /// The operations. Declaring is idempotent; a declaration that differs from what is there is
 /// [`BrokerError::Conflict`].
 pub trait Broker: Send + Sync + 'static {
     /// Declares a durable exchange.
-    fn declare_exchange<'a>(
-        &'a self,
-        name: &'a str,
-        kind: ExchangeKind,
-    ) -> BoxFuture<'a, Result<(), BrokerError>>;
+    fn declare_exchange<'a>(&'a self, spec: &'a ExchangeSpec) -> BoxFuture<'a, Result<(), BrokerError>>;
 
     /// Declares a queue.
     fn declare_queue<'a>(&'a self, spec: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>>;
@@ -285,28 +429,72 @@ pub trait Broker: Send + Sync + 'static {
     /// such a message is confirmed and lost.
     fn publish(&self, message: Message, mandatory: bool) -> Confirm;
 
+    /// Publishes, in order with [`Self::publish`], what nobody waits for.
+    fn tell(&self, message: Message) {
+        drop(self.publish(message, false));
+    }
+
     /// Settles a delivery. A tag that is settled already or of a dead channel is ignored: its
     /// message is back in the queue. That the broker has acted on it is not known on return.
     fn settle(&self, tag: Tag, how: Settle);
 
-    /// Cancelled when the delivery is void: its channel died, the broker has the message back, and
-    /// whatever is done for it is done for nothing. The default never is: a channel of the embedded
+    /// Tells when the delivery is void: its channel died, the broker has the message back, and
+    /// whatever is done for it is done for nothing. The default never does: a channel of the embedded
     /// broker dies with its consumer alone.
-    fn lost(&self, _tag: Tag) -> CancellationToken {
-        CancellationToken::new()
+    fn lost(&self, _tag: Tag) -> Lost {
+        Lost::default()
     }
 
     /// How much a queue holds.
     fn depth<'a>(&'a self, queue: &'a str) -> BoxFuture<'a, Result<QueueDepth, BrokerError>>;
+
+    /// How many consumers a queue has, where the broker tells.
+    fn consumers<'a>(&'a self, _queue: &'a str) -> BoxFuture<'a, Result<Option<u64>, BrokerError>> {
+        Box::pin(async { Ok(None) })
+    }
+
+    /// Every way in which the queue of that name differs from `spec`. Nothing is created: without such
+    /// a queue this is [`BrokerError::NotFound`]. The embedded broker, which nobody else declares on,
+    /// does not offer it.
+    fn compare_queue<'a>(
+        &'a self,
+        _spec: &'a QueueSpec,
+    ) -> BoxFuture<'a, Result<Vec<Difference>, BrokerError>> {
+        Box::pin(async { Err(no_comparison()) })
+    }
+
+    /// The same for an exchange.
+    fn compare_exchange<'a>(
+        &'a self,
+        _spec: &'a ExchangeSpec,
+    ) -> BoxFuture<'a, Result<Vec<Difference>, BrokerError>> {
+        Box::pin(async { Err(no_comparison()) })
+    }
+
+    /// Whether the broker can be reached at the moment.
+    fn is_connected(&self) -> bool {
+        true
+    }
+
+    /// Waits until all subscriptions, which must have been dropped, have told the broker of their
+    /// last settlements. False when that took longer than `within`: what it does not know of comes
+    /// again.
+    fn finished(&self, _within: Duration) -> BoxFuture<'_, bool> {
+        Box::pin(async { true })
+    }
+}
+
+fn no_comparison() -> BrokerError {
+    BrokerError::Refused { operation: "a comparison", reason: "this broker offers none".to_owned() }
 }
 
 impl fmt::Display for HeaderValue {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bool(value) => write!(f, "{value}"),
-            Self::Int(value) => write!(f, "{value}"),
-            Self::Text(value) => f.write_str(value),
-            Self::Other(kind) => write!(f, "<{kind}>"),
+            Self::Bool(v) => v.fmt(f),
+            Self::Int(v) => v.fmt(f),
+            Self::Text(v) => v.fmt(f),
+            other => write!(f, "<{}>", other.kind()),
         }
     }
 }

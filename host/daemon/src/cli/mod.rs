@@ -1,13 +1,19 @@
 //! Arguments, logging and exit codes; each command has a module of its own.
 
+mod dead;
 mod demo;
 mod melody;
 mod new;
 mod plugin;
+mod queue;
+mod remote;
 mod render;
 mod request;
 mod run;
 mod serve;
+mod service;
+mod submit;
+mod topology;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -38,6 +44,24 @@ enum Command {
     Run(run::Args),
     /// Transcribe a melody, or a WAV file, to notes: the whole way in one command.
     Demo(demo::Args),
+    /// Submit a job to a broker's hosts, and follow it.
+    Submit(submit::Submit),
+    /// Follow a job that was submitted before.
+    Follow(submit::Follow),
+    /// Tell every host that jobs are no longer wanted.
+    Cancel(submit::Cancel),
+    /// How much is in a broker's queues, and how fast that changes.
+    Queue(queue::Queue),
+    /// The jobs that nobody could finish.
+    Dead {
+        #[command(subcommand)]
+        command: dead::Command,
+    },
+    /// What the hosts need on their broker.
+    Topology {
+        #[command(subcommand)]
+        command: topology::Command,
+    },
     /// Look at plugins.
     Plugin {
         #[command(subcommand)]
@@ -59,6 +83,10 @@ struct Settings {
     #[arg(long, env = "WARREN_CONFIG")]
     #[serde(skip)]
     config: Option<PathBuf>,
+    /// `embedded`, or addresses of a RabbitMQ: amqp://user:password@host:5672/vhost, separated by commas.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    broker: Option<String>,
     /// Guests that run at a time; 0: one a core.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -98,6 +126,12 @@ pub fn main() -> ExitCode {
             Command::Serve(args) => serve::serve(args).await,
             Command::Run(args) => run::run(args).await,
             Command::Demo(args) => demo::demo(args).await,
+            Command::Submit(args) => submit::submit(args).await,
+            Command::Follow(args) => submit::follow(args).await,
+            Command::Cancel(args) => submit::cancel(args).await,
+            Command::Queue(args) => queue::queue(args).await,
+            Command::Dead { command } => dead::dead(command).await,
+            Command::Topology { command } => topology::topology(command).await,
             Command::Plugin { command } => plugin::plugin(command).await,
             Command::New(args) => new::new(&args).map(|()| true),
             Command::Explain { code } => explain(code.as_deref()).map(|()| true),
@@ -107,6 +141,14 @@ pub fn main() -> ExitCode {
     match result {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
+        // Whoever read has enough, as with `| head`.
+        Err(error)
+            if error
+                .downcast_ref::<std::io::Error>()
+                .is_some_and(|e| e.kind() == std::io::ErrorKind::BrokenPipe) =>
+        {
+            ExitCode::SUCCESS
+        }
         Err(error) => {
             eprintln!("warren: {error:#}");
             ExitCode::FAILURE
@@ -115,7 +157,11 @@ pub fn main() -> ExitCode {
 }
 
 fn logging(cli: &Cli) -> anyhow::Result<()> {
-    let filter = tracing_subscriber::EnvFilter::try_new(&cli.log)?;
+    let mut filter = tracing_subscriber::EnvFilter::try_new(&cli.log)?;
+    if !cli.log.contains("lapin") {
+        // It logs as an error what is an answer, and the rest is told by whoever called it.
+        filter = filter.add_directive("lapin=off".parse()?);
+    }
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if cli.log_json {
         builder.json().flatten_event(true).init();

@@ -1,23 +1,30 @@
-//! `warren serve`: the plugins of a directory, until SIGTERM or Ctrl-C. With the embedded broker
-//! jobs come as JSON lines on standard input, and events leave as JSON lines on standard output.
+//! `warren serve`: the plugins of a directory, until SIGTERM or Ctrl-C, on RabbitMQ or on the
+//! embedded broker. With the latter jobs come as JSON lines on standard input, and events leave as
+//! JSON lines on standard output.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context;
 use bytes::Bytes;
+use sd_notify::NotifyState;
 use serde::Deserialize;
 use tokio::io::{AsyncBufReadExt, BufReader};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::net::TcpListener;
 use tokio_util::task::TaskTracker;
+use warren::broker::Broker;
 use warren::broker::client::BrokerTransport;
-use warren::broker::embedded::Embedded;
+use warren::config::Config;
+use warren::connect::Brokers;
+use warren::health::{self, Health, Parts, Phase};
 use warren::host::Host;
 use warren_client::oip::InferRequest;
 use warren_client::{Client, ClientError, JobRequest};
 
 use super::Settings;
 use super::render::Render;
+use super::service::{self, Stops};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -29,6 +36,9 @@ pub struct Args {
     /// A directory from which `file://` references may be read; may be repeated.
     #[arg(long = "input-dir")]
     input_dirs: Vec<PathBuf>,
+    /// Answer probes (`/livez`, `/readyz`) over HTTP on this address, e.g. 0.0.0.0:8080.
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    health: Option<String>,
     #[command(flatten)]
     settings: Settings,
 }
@@ -39,7 +49,11 @@ struct Line {
     model: String,
 }
 
-/// Serves until told to stop; true when every running job could finish.
+/// How long what was settled may take to reach the broker at the end.
+const FLUSH: Duration = Duration::from_secs(5);
+
+/// Serves until told to stop. True when it ended as it should: what was running has finished, and
+/// the broker has the rest back. False when a second signal cut it short, or when jobs are lost.
 pub async fn serve(args: Args) -> anyhow::Result<bool> {
     let mut config = args.settings.load()?;
     if let Some(plugins) = args.plugins {
@@ -48,11 +62,74 @@ pub async fn serve(args: Args) -> anyhow::Result<bool> {
     if let Some(dir) = args.output_dir {
         config.artifacts.write = Some(dir);
     }
+    if args.health.is_some() {
+        config.health.listen = args.health;
+    }
     config.artifacts.read.extend(args.input_dirs);
-    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
-    let broker = Embedded::new();
-    let slots = config.slot_count();
-    let host = Host::new(config, Arc::new(broker.connect()))?;
+    let mut stops = Stops::listen()?;
+    let health = Health::default();
+    if let Some(address) = &config.health.listen {
+        let listener = TcpListener::bind(address)
+            .await
+            .with_context(|| format!("cannot listen on {address} for probes: choose another --health"))?;
+        eprintln!("probes: http://{}/livez and /readyz", listener.local_addr()?);
+        tokio::spawn(health::serve(listener, health.clone()));
+    }
+    let brokers = Brokers::new(&config)?;
+    let (slots, embedded, drain) = (config.slot_count(), config.is_embedded(), config.drain());
+    let (host, broker) = tokio::select! {
+        started = start(config, &brokers, &health) => started?,
+        () = stops.next() => {
+            eprintln!("stopped before the start was done: no job was taken");
+            return Ok(true);
+        }
+    };
+    tokio::spawn(service::watchdog(health.clone()));
+    service::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
+    if embedded {
+        eprintln!(
+            "embedded broker: in memory, jobs are lost with the process. {slots} slots. One request a line on standard \
+             input: {{\"model\": \"…\", \"inputs\": […]}}; events leave on standard output. Ctrl-C ends."
+        );
+        lines(&brokers, &mut stops).await?;
+    } else {
+        eprintln!("serving from RabbitMQ. {slots} slots. SIGTERM or Ctrl-C drains and ends.");
+        stops.next().await;
+    }
+    health.enter(Phase::Draining);
+    service::stopping(drain + FLUSH);
+    eprintln!("stopping: running jobs have {drain:?} to finish, a second signal ends at once");
+    let drained = tokio::select! {
+        drained = host.shutdown() => Some(drained),
+        () = stops.next() => None,
+    };
+    // The host is gone with its subscriptions; their last acknowledgements are on their way.
+    let told = broker.finished(FLUSH).await;
+    if !told {
+        eprintln!("the broker was not told of every job that is done: it will deliver some again");
+    }
+    match drained {
+        Some(true) => eprintln!("stopped: every job that ran has finished"),
+        Some(false) if embedded => eprintln!("stopped: jobs that were still running are lost"),
+        Some(false) => eprintln!("stopped: jobs that were still running are back in their queues"),
+        None => eprintln!("stopped at once: jobs that were running are back in their queues"),
+    }
+    Ok(told && drained.is_some_and(|drained| drained || !embedded))
+}
+
+/// Connects, loads the plugins and consumes.
+async fn start(
+    config: Config,
+    brokers: &Brokers,
+    health: &Health,
+) -> anyhow::Result<(Host, Arc<dyn Broker>)> {
+    service::notify(&[NotifyState::Status("connecting to the broker")]);
+    let broker = brokers.connect().await?;
+    let host = Host::new(config, Arc::clone(&broker))?;
+    if let Some(threads) = host.threads().cloned() {
+        health.watch(Parts { threads, broker: Arc::clone(&broker), plugins: Arc::clone(host.plugins()) });
+    }
+    service::notify(&[NotifyState::Status("loading plugins")]);
     for (folder, loaded) in host.load_all().await? {
         match loaded {
             Ok(plugin) => eprintln!("serving {} for {:?}", plugin.identity.plugin, plugin.manifest.models),
@@ -60,11 +137,13 @@ pub async fn serve(args: Args) -> anyhow::Result<bool> {
         }
     }
     host.serve().await?;
-    eprintln!(
-        "embedded broker: in memory, jobs are lost with the process. {slots} slots. One request a line on standard \
-         input: {{\"model\": \"…\", \"inputs\": […]}}; events leave on standard output. Ctrl-C ends."
-    );
-    let client = Client::connect(Arc::new(BrokerTransport::new(Arc::new(broker.connect())))).await?;
+    health.enter(Phase::Serving);
+    Ok((host, broker))
+}
+
+/// Takes requests from standard input until it ends, or a signal comes.
+async fn lines(brokers: &Brokers, stops: &mut Stops) -> anyhow::Result<()> {
+    let client = Client::connect(Arc::new(BrokerTransport::new(brokers.connect().await?))).await?;
     let jobs = TaskTracker::new();
     let mut lines = BufReader::new(tokio::io::stdin()).lines();
     loop {
@@ -76,18 +155,14 @@ pub async fn serve(args: Args) -> anyhow::Result<bool> {
                 None => {
                     jobs.close();
                     tokio::select! {
-                        () = jobs.wait() => break,
-                        _ = terminate.recv() => break,
-                        _ = tokio::signal::ctrl_c() => break,
+                        () = jobs.wait() => return Ok(()),
+                        () = stops.next() => return Ok(()),
                     }
                 }
             },
-            _ = terminate.recv() => break,
-            _ = tokio::signal::ctrl_c() => break,
+            () = stops.next() => return Ok(()),
         }
     }
-    eprintln!("stopping");
-    Ok(host.shutdown().await)
 }
 
 /// Submits one line and follows its job. A line that is no request is answered on standard error;

@@ -2,7 +2,7 @@
 //! everything in memory: nothing survives the process, whatever a message or queue says of
 //! durability. For one machine, for tests and for trying things out.
 //!
-//! What RabbitMQ does and this does: topic, fanout, direct and default exchanges, mandatory
+//! What RabbitMQ does and this does: topic, fanout, direct, default and alternate exchanges, mandatory
 //! returns, prefetch, round-robin among consumers, redelivery at the original place with a count,
 //! delivery limits, time to live of queues and messages (at the head, as quorum queues do),
 //! dead-lettering, length limits, exclusive queues. What it leaves out: direct reply-to
@@ -17,13 +17,13 @@ mod state;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
-use tokio::sync::{Notify, mpsc};
+use tokio::sync::{Notify, mpsc, watch};
 use tokio::time::Instant;
 
 use self::state::State;
 use super::{
-    BoxFuture, Broker, BrokerError, Confirm, Consumer, ExchangeKind, Message, QueueDepth, QueueSpec, Settle,
-    Tag,
+    self as broker, BoxFuture, Broker, BrokerError, Confirm, Consumer, ExchangeSpec, Message, QueueDepth,
+    QueueSpec, Settle, Tag,
 };
 
 /// A connection to an in-memory broker. Dropping it cancels its consumers and deletes its exclusive
@@ -110,6 +110,12 @@ struct Subscription {
     channel: u64,
 }
 
+impl broker::Subscription for Subscription {
+    fn set_prefetch(&self, prefetch: u16) {
+        self.shared.lock().set_prefetch(self.channel, usize::from(prefetch.max(1)));
+    }
+}
+
 impl Drop for Subscription {
     fn drop(&mut self) {
         self.shared.lock().close_channel(self.channel);
@@ -117,12 +123,8 @@ impl Drop for Subscription {
 }
 
 impl Broker for Embedded {
-    fn declare_exchange<'a>(
-        &'a self,
-        name: &'a str,
-        kind: ExchangeKind,
-    ) -> BoxFuture<'a, Result<(), BrokerError>> {
-        Box::pin(async move { self.shared.lock().declare_exchange(name, kind) })
+    fn declare_exchange<'a>(&'a self, spec: &'a ExchangeSpec) -> BoxFuture<'a, Result<(), BrokerError>> {
+        Box::pin(async move { self.shared.lock().declare_exchange(spec) })
     }
 
     fn declare_queue<'a>(&'a self, spec: &'a QueueSpec) -> BoxFuture<'a, Result<(), BrokerError>> {
@@ -145,11 +147,14 @@ impl Broker for Embedded {
     fn consume<'a>(&'a self, queue: &'a str, prefetch: u16) -> BoxFuture<'a, Result<Consumer, BrokerError>> {
         Box::pin(async move {
             let prefetch = usize::from(prefetch.max(1));
-            // Nothing unsettled exceeds prefetch, so sending into this never finds it full.
-            let (sender, deliveries) = mpsc::channel(prefetch);
+            // No prefetch exceeds this, so sending into it never finds it full. Its blocks are
+            // allocated as they are needed.
+            let (sender, deliveries) = mpsc::channel(usize::from(u16::MAX));
             let channel = self.shared.lock().consume(queue, prefetch, sender, self.connection)?;
             let subscription = Subscription { shared: Arc::clone(&self.shared), channel };
-            Ok(Consumer { deliveries, subscription: Box::new(subscription) })
+            // A channel dies with its consumer alone.
+            let (_, deaths) = watch::channel(0);
+            Ok(Consumer { deliveries, deaths, subscription: Box::new(subscription) })
         })
     }
 

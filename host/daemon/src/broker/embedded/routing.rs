@@ -3,11 +3,13 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
-use super::ExchangeKind;
+use crate::broker::ExchangeKind;
 
 /// An exchange and its bindings.
 pub(super) struct Exchange {
     pub kind: ExchangeKind,
+    /// Where what is routed nowhere goes.
+    pub alternate: Option<String>,
     /// Queues by binding key; in a topic exchange only keys without wildcards.
     exact: HashMap<String, Vec<Arc<str>>>,
     /// A topic exchange's bindings with `*` or `#`.
@@ -17,8 +19,8 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    pub fn new(kind: ExchangeKind) -> Self {
-        Self { kind, exact: HashMap::new(), patterns: Vec::new(), all: Vec::new() }
+    pub fn new(kind: ExchangeKind, alternate: Option<String>) -> Self {
+        Self { kind, alternate, exact: HashMap::new(), patterns: Vec::new(), all: Vec::new() }
     }
 
     pub fn bind(&mut self, key: &str, queue: &Arc<str>) {

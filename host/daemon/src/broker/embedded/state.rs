@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::routing::Exchange;
 use crate::broker::{
-    BrokerError, Confirmation, Delivery, ExchangeKind, HeaderValue, Message, QueueDepth, QueueSpec, Settle,
+    BrokerError, Confirmation, Delivery, ExchangeSpec, HeaderValue, Message, QueueDepth, QueueSpec, Settle,
     Tag,
 };
 
@@ -180,11 +180,13 @@ impl State {
         }
     }
 
-    pub fn declare_exchange(&mut self, name: &str, kind: ExchangeKind) -> Result<(), BrokerError> {
+    pub fn declare_exchange(&mut self, spec: &ExchangeSpec) -> Result<(), BrokerError> {
+        let ExchangeSpec { name, kind, alternate } = spec;
         if let Some(found) = self.exchanges.get(name) {
-            return same("exchange", name, "type", &Some(found.kind), &Some(kind));
+            same("exchange", name, "type", &Some(found.kind), &Some(*kind))?;
+            return same("exchange", name, "alternate-exchange", &found.alternate, alternate);
         }
-        self.exchanges.insert(name.to_owned(), Exchange::new(kind));
+        self.exchanges.insert(name.clone(), Exchange::new(*kind, alternate.clone()));
         Ok(())
     }
 
@@ -266,6 +268,14 @@ impl State {
         queue.consumers.push_front(id);
         self.run(&queue_name, |_, _, _| {});
         Ok(id)
+    }
+
+    /// Changes how much a consumer may hold.
+    pub fn set_prefetch(&mut self, id: u64, prefetch: usize) {
+        let Some(channel) = self.channels.get_mut(&id) else { return };
+        channel.prefetch = prefetch;
+        let queue = Arc::clone(&channel.queue);
+        self.run(&queue, |_, _, _| {});
     }
 
     /// Ends a consumer. What it holds counts as failed.
@@ -360,8 +370,18 @@ impl State {
         if exchange.is_empty() {
             return Ok(self.queues.get(key).map(|q| Arc::clone(&q.name)).into_iter().collect());
         }
-        let exchange = self.exchanges.get(exchange).ok_or_else(|| not_found("exchange", exchange))?;
-        Ok(exchange.route(key))
+        let mut exchange = self.exchanges.get(exchange).ok_or_else(|| not_found("exchange", exchange))?;
+        // Alternates may form a circle: no way through it is longer than there are exchanges.
+        for _ in 0..self.exchanges.len() {
+            let queues = exchange.route(key);
+            if !queues.is_empty() {
+                return Ok(queues);
+            }
+            let alternate = exchange.alternate.as_ref().and_then(|name| self.exchanges.get(name));
+            let Some(next) = alternate else { break };
+            exchange = next;
+        }
+        Ok(Vec::new())
     }
 
     /// Changes a queue, then delivers from it, and does the same with all queues that messages move
