@@ -7,6 +7,8 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use anyhow::Context;
+
 use crate::{GLANCE, PATIENCE, variant};
 
 /// What a host says on standard error when its queues are consumed.
@@ -50,6 +52,16 @@ pub fn plugins(guests: &[&str]) -> tempfile::TempDir {
 pub fn signal(pid: u32, signal: &str) {
     let sent = Command::new("kill").args([&format!("-{signal}"), &pid.to_string()]).status();
     assert!(sent.as_ref().is_ok_and(ExitStatus::success), "kill -{signal} {pid}: {sent:?}");
+}
+
+/// Resident memory of a process in KiB.
+///
+/// # Errors
+/// There is no such process.
+pub fn resident_kib(pid: u32) -> anyhow::Result<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
 }
 
 /// A running or ended host.
@@ -166,10 +178,7 @@ impl Process {
 
     /// Resident memory in KiB.
     pub fn memory_kib(&self) -> u64 {
-        let path = format!("/proc/{}/status", self.pid());
-        let status = std::fs::read_to_string(&path).expect("a running host");
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("its memory");
-        line.trim().trim_end_matches(" kB").parse().expect("a number")
+        resident_kib(self.pid()).expect("a running host")
     }
 
     /// Open file descriptors.

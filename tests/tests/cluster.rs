@@ -16,7 +16,6 @@ use warren_tests::process::{Process, plugins};
 use warren_tests::scene::calm;
 use warren_tests::{GLANCE, PATIENCE};
 
-const RUNS: usize = 1;
 /// Published at once under load, and how often.
 const BATCH: usize = 10;
 const BEAT: Duration = Duration::from_millis(100);
@@ -87,6 +86,15 @@ impl Scene {
         with(move |cluster| cluster.leader(name, QUEUE, asked, |node| Some(node) != before)).await
     }
 
+    /// The node that leads, a host connected to the one `steps` further, and what that host holds open.
+    async fn begin(&self, steps: usize) -> (usize, Process, usize) {
+        let leader = self.leader(None).await;
+        let host = self.host(leader + steps).await;
+        self.is_at(leader + steps).await;
+        let descriptors = host.descriptors();
+        (leader, host, descriptors)
+    }
+
     /// Asserts that the host's connections are to this node, as an operator sees them.
     async fn is_at(&self, node: usize) {
         let name = self.name;
@@ -141,8 +149,8 @@ impl Scene {
     }
 
     /// The oracle's verdict. A host must still serve: what was delivered again has to be done.
-    async fn finish(self, fault: &str, runs: usize) {
-        let report: Report = self.oracle.finish(self.cluster.node(0), fault, runs).await;
+    async fn finish(self, fault: &str) {
+        let report: Report = self.oracle.finish(self.cluster.node(0), fault, 1).await;
         println!(
             "{}: {:.1} s, {} statuses lost",
             self.name,
@@ -165,37 +173,27 @@ async fn leader_killed(name: &'static str, fault: &str, steps: usize) {
     if steps == 0 {
         scene = scene.statuses_may_be_lost();
     }
-    let mut last: Option<Process> = None;
-    for run in 0..RUNS {
-        if let Some(host) = last.take() {
-            scene.end(host).await;
-        }
-        let leader = scene.leader(None).await;
-        let mut host = scene.host(leader + steps).await;
-        scene.is_at(leader + steps).await;
-        let descriptors = host.descriptors();
-        scene
-            .under_load(async {
-                scene.goes_on("before the kill", &host).await;
-                scene.strike().await;
-                with(move |cluster| cluster.node(leader).kill()).await;
-                scene.goes_on("after the leader was killed", &host).await;
-                let next = scene.leader(Some(leader)).await;
-                println!("run {run}: node {leader} led and was killed, node {next} leads");
-                with(move |cluster| {
-                    cluster.node(leader).restart();
-                    cluster.whole();
-                })
-                .await;
-                scene.goes_on("after the killed node is back", &host).await;
+    let (leader, mut host, descriptors) = scene.begin(steps).await;
+    scene
+        .under_load(async {
+            scene.goes_on("before the kill", &host).await;
+            scene.strike().await;
+            with(move |cluster| cluster.node(leader).kill()).await;
+            scene.goes_on("after the leader was killed", &host).await;
+            let next = scene.leader(Some(leader)).await;
+            println!("node {leader} led and was killed, node {next} leads");
+            with(move |cluster| {
+                cluster.node(leader).restart();
+                cluster.whole();
             })
             .await;
-        scene.settles(&mut host, descriptors).await;
-        let moved = host.log().contains("lost the connection");
-        assert_eq!(moved, steps == 0, "the host's connection went, or stayed\n{}", host.log());
-        last = Some(host);
-    }
-    scene.finish(fault, RUNS).await;
+            scene.goes_on("after the killed node is back", &host).await;
+        })
+        .await;
+    scene.settles(&mut host, descriptors).await;
+    let moved = host.log().contains("lost the connection");
+    assert_eq!(moved, steps == 0, "the host's connection went, or stayed\n{}", host.log());
+    scene.finish(fault).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -211,43 +209,33 @@ async fn the_leader_is_killed_and_the_host_is_connected_to_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_is_cut_off_with_the_host_on_its_side() {
     let scene = Scene::set("partition").await.statuses_may_be_lost();
-    let mut last: Option<Process> = None;
-    for run in 0..RUNS {
-        if let Some(host) = last.take() {
-            scene.end(host).await;
-        }
-        let leader = scene.leader(None).await;
-        let mut host = scene.host(leader).await;
-        scene.is_at(leader).await;
-        let descriptors = host.descriptors();
-        scene
-            .under_load(async {
-                scene.goes_on("before the partition", &host).await;
-                // `rabbitmqctl` takes a second to do it.
-                scene.oracle.publish((0..4 * BURST).map(job)).await;
-                with(move |cluster| cluster.cut_off(leader)).await;
-                scene.oracle.fault();
-                let next = scene.leader(Some(leader)).await;
-                scene.goes_on("after the leader was cut off", &host).await;
-                // It knows that it is alone, and sends its clients away.
-                let start = Instant::now();
-                while scene.cluster.listens(leader) {
-                    assert!(start.elapsed() < PATIENCE, "node {leader} does not pause");
-                    tokio::time::sleep(GLANCE).await;
-                }
-                println!("run {run}: node {leader} led and was cut off, node {next} leads");
-                with(move |cluster| {
-                    cluster.rejoin(leader);
-                    cluster.whole();
-                })
-                .await;
-                scene.goes_on("after the partition", &host).await;
+    let (leader, mut host, descriptors) = scene.begin(0).await;
+    scene
+        .under_load(async {
+            scene.goes_on("before the partition", &host).await;
+            // `rabbitmqctl` takes a second to do it.
+            scene.oracle.publish((0..4 * BURST).map(job)).await;
+            with(move |cluster| cluster.cut_off(leader)).await;
+            scene.oracle.fault();
+            let next = scene.leader(Some(leader)).await;
+            scene.goes_on("after the leader was cut off", &host).await;
+            // It knows that it is alone, and sends its clients away.
+            let start = Instant::now();
+            while scene.cluster.listens(leader) {
+                assert!(start.elapsed() < PATIENCE, "node {leader} does not pause");
+                tokio::time::sleep(GLANCE).await;
+            }
+            println!("node {leader} led and was cut off, node {next} leads");
+            with(move |cluster| {
+                cluster.rejoin(leader);
+                cluster.whole();
             })
             .await;
-        scene.settles(&mut host, descriptors).await;
-        last = Some(host);
-    }
-    scene.finish("cluster: leader cut off with the host on its side", RUNS).await;
+            scene.goes_on("after the partition", &host).await;
+        })
+        .await;
+    scene.settles(&mut host, descriptors).await;
+    scene.finish("cluster: leader cut off with the host on its side").await;
 }
 
 /// Longer than the others wait for a node that says nothing.
@@ -256,39 +244,29 @@ const FREEZE: Duration = Duration::from_secs(11);
 #[tokio::test(flavor = "multi_thread")]
 async fn the_leader_is_frozen_with_the_host_connected_to_it() {
     let scene = Scene::set("frozen-node").await.statuses_may_be_lost();
-    let mut last: Option<Process> = None;
-    for run in 0..RUNS {
-        if let Some(host) = last.take() {
-            scene.end(host).await;
-        }
-        let leader = scene.leader(None).await;
-        let mut host = scene.host(leader).await;
-        scene.is_at(leader).await;
-        let descriptors = host.descriptors();
-        scene
-            .under_load(async {
-                scene.goes_on("before the freeze", &host).await;
-                scene.strike().await;
-                let start = Instant::now();
-                scene.cluster.freeze(leader);
-                let next = scene.leader(Some(leader)).await;
-                scene.goes_on("after the leader was frozen", &host).await;
-                println!("run {run}: node {leader} led and was frozen, node {next} leads");
-                tokio::time::sleep(FREEZE.saturating_sub(start.elapsed())).await;
-                scene.cluster.thaw(leader);
-                scene.goes_on("after the thaw", &host).await;
-                // It does not know that it was away, and stays apart until it is started again.
-                with(move |cluster| {
-                    cluster.node(leader).kill();
-                    cluster.node(leader).restart();
-                    cluster.whole();
-                })
-                .await;
-                scene.goes_on("after the restart", &host).await;
+    let (leader, mut host, descriptors) = scene.begin(0).await;
+    scene
+        .under_load(async {
+            scene.goes_on("before the freeze", &host).await;
+            scene.strike().await;
+            let start = Instant::now();
+            scene.cluster.freeze(leader);
+            let next = scene.leader(Some(leader)).await;
+            scene.goes_on("after the leader was frozen", &host).await;
+            println!("node {leader} led and was frozen, node {next} leads");
+            tokio::time::sleep(FREEZE.saturating_sub(start.elapsed())).await;
+            scene.cluster.thaw(leader);
+            scene.goes_on("after the thaw", &host).await;
+            // It does not know that it was away, and stays apart until it is started again.
+            with(move |cluster| {
+                cluster.node(leader).kill();
+                cluster.node(leader).restart();
+                cluster.whole();
             })
             .await;
-        scene.settles(&mut host, descriptors).await;
-        last = Some(host);
-    }
-    scene.finish("cluster: leader frozen, host connected to it", RUNS).await;
+            scene.goes_on("after the restart", &host).await;
+        })
+        .await;
+    scene.settles(&mut host, descriptors).await;
+    scene.finish("cluster: leader frozen, host connected to it").await;
 }

@@ -27,11 +27,6 @@ impl InHand {
         failure()
     }
 
-    /// Whether the job is cancelled already.
-    pub fn is_cancelled(&self) -> bool {
-        self.token.is_cancelled()
-    }
-
     /// The job runs now, under this watch.
     pub fn runs(&self, watch: &Arc<Watch>) {
         *self.watch.lock().unwrap_or_else(PoisonError::into_inner) = Some(Arc::clone(watch));

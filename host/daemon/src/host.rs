@@ -410,14 +410,14 @@ impl Inner {
         } else if known.times >= count && count < RENEWED {
             self.attempt(delivery, way).await
         } else if known.times >= count {
-            moved(delivery, self.settler(1).renew(delivery, way.alone).await).await
+            self.settler(1).renew(delivery, way.alone).await
         } else if way.alone {
             tracing::warn!(queue = %delivery.queue, count, "the host that ran this job alone may have died of it: it waits for news of that host");
             way.waits.store(true, Ordering::Relaxed);
-            moved(delivery, self.settler(1).suspect(delivery, way.key, self.grace()).await).await
+            self.settler(1).suspect(delivery, way.key, self.grace()).await
         } else {
             tracing::warn!(queue = %delivery.queue, count, "the host that had this job may have died of it: it will run alone");
-            moved(delivery, self.settler(1).isolate(delivery).await).await
+            self.settler(1).isolate(delivery).await
         }
     }
 
@@ -434,7 +434,7 @@ impl Inner {
         let failure = if known.timed_out {
             timed_out()
         } else if known.times >= suspicion.times {
-            return moved(delivery, self.settler(1).renew(delivery, true).await).await;
+            return self.settler(1).renew(delivery, true).await;
         } else {
             Failure::new(Code::HostCrash, "its host died while it ran this job and nothing else")
         };
@@ -495,16 +495,11 @@ impl Inner {
         intake::check_deadline(&job)?;
         let job = intake::resolve(job, &self.artifacts, relay).await?;
         let mut outputs = {
-            let ended = self.stopping.is_cancelled() || in_hand.is_cancelled();
-            let at_once = if ended { None } else { self.schedule.try_slot(way.alone) };
-            let _slot = match at_once {
-                Some(slot) => slot,
-                None => tokio::select! {
-                    biased;
-                    () = self.stopping.cancelled() => return Err(Unfinished::NotBegun),
-                    failure = in_hand.cancelled() => return Err(failure.into()),
-                    slot = self.schedule.slot(way.alone) => slot?,
-                },
+            let _slot = tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return Err(Unfinished::NotBegun),
+                failure = in_hand.cancelled() => return Err(failure.into()),
+                slot = self.schedule.slot(way.alone) => slot?,
             };
             way.began.store(true, Ordering::Relaxed);
             intake::check_deadline(&job)?;
@@ -584,7 +579,7 @@ impl Inner {
                 Ok(_) => {
                     // Its queue may just be coming: not round and round meanwhile.
                     tokio::time::sleep(PAUSE).await;
-                    moved(delivery, self.settler(1).again(delivery).await).await
+                    self.settler(1).again(delivery).await
                 }
             },
         };
@@ -603,17 +598,5 @@ fn timed_out() -> Failure {
 /// an operator may set by policy, or connections that break would use it up.
 const RENEWED: u32 = 3;
 
-/// Settles the delivery of a job that was published to where it goes on, or could not be.
-async fn moved(delivery: &Delivery, published: Result<(), BrokerError>) -> Settle {
-    match published {
-        Ok(()) => Settle::Ack,
-        Err(error) => {
-            tracing::warn!(queue = %delivery.queue, %error, "a job could not be moved: it will be delivered again");
-            tokio::time::sleep(PAUSE).await;
-            Settle::Reject
-        }
-    }
-}
-
-/// Before a job that could not be moved is given back: what refused it would refuse it again at once.
+/// Before a job is sent to a queue that may just be coming.
 const PAUSE: Duration = Duration::from_millis(250);

@@ -99,12 +99,6 @@ impl Schedule {
         })
     }
 
-    /// A slot, or all of them, if they are free and nobody waits for them.
-    pub fn try_slot(&self, alone: bool) -> Option<Slot> {
-        let wanted = if alone { self.count } else { 1 };
-        Arc::clone(&self.slots).try_acquire_many_owned(wanted).ok().map(Slot)
-    }
-
     /// Waits for a slot, first come first served; for all of them when the job must run alone.
     ///
     /// # Errors

@@ -39,48 +39,35 @@ impl Settler<'_> {
     /// Ends a job: events, retry or dead letter. Answers how the delivery is to be settled: where a
     /// broker refuses those it is rejected, to be delivered again.
     pub async fn end(&self, delivery: &Delivery, job: &Job, relay: &Relay, end: End) -> Settle {
-        match self.publish(delivery, job, relay, end).await {
-            Ok(()) => Settle::Ack,
-            Err(error) => {
-                tracing::warn!(job = %job.envelope.id, %error, "the job's end could not be published: it will be delivered again");
-                tokio::time::sleep(PAUSE).await;
-                Settle::Reject
-            }
-        }
+        let published = self.publish(delivery, job, relay, end).await;
+        settled(delivery, Some(&job.envelope.id), published).await
     }
 
     /// Publishes a job that must run alone to where such jobs wait.
-    ///
-    /// # Errors
-    /// [`BrokerError`]: it is not there, or not for certain.
-    pub async fn isolate(&self, delivery: &Delivery) -> Result<(), BrokerError> {
-        self.confirmed(wire::isolate(delivery, SystemTime::now(), self.host)).await
+    pub async fn isolate(&self, delivery: &Delivery) -> Settle {
+        self.moved(delivery, wire::isolate(delivery, SystemTime::now(), self.host)).await
     }
 
     /// Publishes a job again to the queue that it came from, for its deliveries to be counted anew.
-    ///
-    /// # Errors
-    /// As [`Self::isolate`].
-    pub async fn renew(&self, delivery: &Delivery, alone: bool) -> Result<(), BrokerError> {
-        self.confirmed(wire::renew(delivery, alone, SystemTime::now(), self.host)).await
+    pub async fn renew(&self, delivery: &Delivery, alone: bool) -> Settle {
+        self.moved(delivery, wire::renew(delivery, alone, SystemTime::now(), self.host)).await
     }
 
     /// Publishes a job to where it waits out `grace`, the time that hosts which lost it have to say so.
-    ///
-    /// # Errors
-    /// As [`Self::isolate`].
-    pub async fn suspect(&self, delivery: &Delivery, key: &str, grace: Duration) -> Result<(), BrokerError> {
+    pub async fn suspect(&self, delivery: &Delivery, key: &str, grace: Duration) -> Settle {
         let long = self.delays.iter().find(|delay| **delay >= grace).or(self.delays.last());
         let delay = long.copied().unwrap_or(Duration::from_secs(1));
-        self.confirmed(wire::suspect(delivery, delay, key, SystemTime::now(), self.host)).await
+        self.moved(delivery, wire::suspect(delivery, delay, key, SystemTime::now(), self.host)).await
     }
 
     /// Publishes a job again that had no queue, now that its model has one.
-    ///
-    /// # Errors
-    /// As [`Self::isolate`].
-    pub async fn again(&self, delivery: &Delivery) -> Result<(), BrokerError> {
-        self.confirmed(wire::again(delivery)).await
+    pub async fn again(&self, delivery: &Delivery) -> Settle {
+        self.moved(delivery, wire::again(delivery)).await
+    }
+
+    /// Publishes a job to where it goes on.
+    async fn moved(&self, delivery: &Delivery, message: Message) -> Settle {
+        settled(delivery, None, self.confirmed(message).await).await
     }
 
     async fn publish(
@@ -177,6 +164,18 @@ impl Settler<'_> {
             Confirmation::Returned | Confirmation::Nacked => {
                 Err(BrokerError::NotFound { what: "queue of exchange", name: exchange })
             }
+        }
+    }
+}
+
+/// How a delivery is settled, by whether what follows from it was published.
+async fn settled(delivery: &Delivery, job: Option<&str>, published: Result<(), BrokerError>) -> Settle {
+    match published {
+        Ok(()) => Settle::Ack,
+        Err(error) => {
+            tracing::warn!(queue = %delivery.queue, job, %error, "what follows from a job could not be published: it will be delivered again");
+            tokio::time::sleep(PAUSE).await;
+            Settle::Reject
         }
     }
 }

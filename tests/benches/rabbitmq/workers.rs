@@ -5,6 +5,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use warren_tests::process::{resident_kib, without_settings};
 
 /// A program that takes jobs.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -64,9 +65,7 @@ impl Running {
 
     /// Resident memory, KiB.
     pub fn resident(&self) -> Result<u64> {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id()))?;
-        let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).context("no VmRSS")?;
-        line.trim().trim_end_matches(" kB").parse().context("VmRSS is no number")
+        resident_kib(self.child.id())
     }
 
     /// How it is, for errors: whether it has ended, and what it said.
@@ -121,11 +120,12 @@ impl Worker {
             Self::Warren => {
                 let mut command = Command::new(&places.warren);
                 command.arg("serve").arg(&places.plugins);
-                // What is set for this bench, or on this machine, is no setting of the host's.
-                for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WARREN_")) {
-                    command.env_remove(name);
-                }
-                command.args(["--broker", &places.address, "--prefetch", &prefetch.to_string()]);
+                without_settings(&mut command).args([
+                    "--broker",
+                    &places.address,
+                    "--prefetch",
+                    &prefetch.to_string(),
+                ]);
                 // The others send every status, so this one must not leave any out.
                 command.env("WARREN_STATUS_INTERVAL_MS", "0");
                 command
