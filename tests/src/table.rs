@@ -1,7 +1,7 @@
 //! A table of jobs that must fail, each with its code.
 
 use warren::broker::Message;
-use warren::job::{Code, Disposition};
+use warren::job::Code;
 
 use crate::inbox::{error, kind};
 use crate::{House, Inbox};
@@ -47,7 +47,7 @@ async fn check(house: &House, inbox: &mut Inbox<'_>, case: Case) -> Result<(), S
         wrong.push(format!("events after the final one: {more:?}"));
     }
     let letters = house.dead_letters().await;
-    let due = usize::from(code.info().disposition == Disposition::DeadLetter);
+    let due = usize::from(code.info().disposition.leaves_letter());
     if letters.len() != due {
         wrong.push(format!("{} dead letters where {due} are due: {letters:?}", letters.len()));
     }

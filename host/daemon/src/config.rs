@@ -7,6 +7,7 @@ use std::time::Duration;
 use figment::Figment;
 use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
+use warren_tensor::DeviceChoice;
 
 /// Every setting, with its default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -25,6 +26,13 @@ pub struct Config {
     pub slots: usize,
     /// Threads of the tensor engine; 0: one a core.
     pub tensor_threads: usize,
+    /// What runs tensor graphs: `auto` (a GPU that computes right, else the CPU), `cpu`, `wgpu` (a
+    /// GPU, or the host does not start), or `wgpu:<part of an adapter's name>`.
+    pub device: String,
+    /// The most that all jobs and assets together hold on a GPU, MiB.
+    pub device_memory_mib: u64,
+    /// How long a GPU may be silent over a piece of work before it counts as lost, ms.
+    pub device_silence_ms: u64,
     /// Unsettled deliveries a queue; 0: as many as keep the slots busy, by what the jobs take.
     pub prefetch: u16,
     /// Scratch directories are made here; none: the system's temporary directory.
@@ -118,6 +126,9 @@ impl Default for Config {
             plugins: "plugins".into(),
             slots: 0,
             tensor_threads: 0,
+            device: "auto".into(),
+            device_memory_mib: 4096,
+            device_silence_ms: 20_000,
             prefetch: 0,
             scratch: None,
             retry_delays_ms: vec![1_000, 10_000, 60_000],
@@ -268,6 +279,12 @@ impl Config {
         }
         if self.limits.memory_mib == 0 || self.limits.memory_mib > 4096 {
             return bad("limits.memory_mib", format!("{}: use 1 to 4096", self.limits.memory_mib));
+        }
+        if let Err(unknown) = self.device.parse::<DeviceChoice>() {
+            return bad("device", unknown.to_string());
+        }
+        if self.device_memory_mib == 0 || self.device_silence_ms == 0 {
+            return bad("device_memory_mib, device_silence_ms", "use at least 1".into());
         }
         if self.responses_queue.is_empty() {
             return bad("responses_queue", "must not be empty".into());

@@ -11,12 +11,12 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use warren_tensor::{Engine as TensorEngine, EngineConfig};
+use warren_tensor::{DeviceChoice, Engine as TensorEngine, EngineConfig};
 
 use crate::artifacts::{Artifacts, StoreError};
 use crate::broker::{Broker, BrokerError, Delivery, Loss, Settle};
 use crate::cancel::{Cancels, InHand};
-use crate::config::Config;
+use crate::config::{Config, mib};
 use crate::duplicates::Duplicates;
 use crate::intake;
 use crate::job::{Code, Envelope, Failure, Job, Outputs};
@@ -38,6 +38,9 @@ pub enum HostError {
     /// The tensor engine.
     #[error("the tensor engine cannot start: {0}")]
     Tensor(#[from] warren_tensor::Error),
+    /// The device of the config.
+    #[error("config: device: {0}")]
+    Device(#[from] warren_tensor::UnknownDevice),
     /// A store of the config.
     #[error(transparent)]
     Store(#[from] StoreError),
@@ -100,6 +103,22 @@ pub struct Host {
 /// Threads beside the slots, so that intake, relay and settling go on while every slot computes.
 const SPARE_THREADS: usize = 1;
 
+/// The tensor engine that the config asks for.
+///
+/// # Errors
+/// The device that it asks for is not there or computes wrongly: the text names what was found.
+pub fn tensor_engine(config: &Config) -> Result<TensorEngine, HostError> {
+    let device = config.device.parse::<DeviceChoice>()?;
+    Ok(TensorEngine::new(EngineConfig {
+        threads: config.tensor_threads,
+        device,
+        device_bytes: mib(config.device_memory_mib),
+        device_pool_bytes: mib(config.device_memory_mib) / 4,
+        device_deadline: Duration::from_millis(config.device_silence_ms),
+        ..EngineConfig::default()
+    })?)
+}
+
 impl Host {
     /// Builds the host: engines, stores, threads. Nothing is consumed yet.
     ///
@@ -107,11 +126,10 @@ impl Host {
     /// [`HostError`].
     pub fn new(config: Config, broker: Arc<dyn Broker>) -> Result<Self, HostError> {
         let slots = config.slot_count();
-        let threads = match config.tensor_threads {
-            0 => std::thread::available_parallelism().map_or(1, usize::from),
-            n => n,
-        };
-        let tensors = Arc::new(TensorEngine::new(EngineConfig { threads, ..EngineConfig::default() })?);
+        let tensors = Arc::new(tensor_engine(&config)?);
+        if let Some(device) = tensors.devices().iter().find(|d| d.chosen) {
+            tracing::info!(device = %device.name, driver = %device.driver, why = %device.why, "tensors");
+        }
         let sandbox = Arc::new(Sandbox::new(
             &SandboxConfig {
                 slots,

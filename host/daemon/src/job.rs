@@ -265,8 +265,17 @@ pub enum Disposition {
     Final,
     /// Tried again while the retry budget lasts, then as `RETRIES_EXHAUSTED` to the dead-letter queue.
     Retry,
+    /// Tried once more, at whatever attempt that is; then as `DeadLetter`.
+    RetryOnce,
     /// An error event, and a dead letter for the operator to look at.
     DeadLetter,
+}
+
+impl Disposition {
+    /// Whether an error event with such a code goes with a dead letter.
+    pub fn leaves_letter(self) -> bool {
+        matches!(self, Self::RetryOnce | Self::DeadLetter)
+    }
 }
 
 /// One row of the table of codes.
@@ -366,6 +375,9 @@ codes! {
     RetriesExhausted "RETRIES_EXHAUSTED" Plugin DeadLetter
         "Every attempt that the retry budget allows has failed; the text is the last one's."
         "Look at the last cause; requeue the dead letter once it is gone.";
+    DeviceLost "DEVICE_LOST" Host RetryOnce
+        "The GPU was lost while it held what the job had computed, and lost again at the next attempt."
+        "Look at the GPU's driver (`dmesg`) and at `warren device`; set device = \"cpu\" until it is mended, then requeue the dead letter.";
     HostError "HOST_ERROR" Host Retry
         "The host itself failed."
         "Read the host's log at the time of the event.";

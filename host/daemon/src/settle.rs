@@ -84,19 +84,16 @@ impl Settler<'_> {
                 Err(RelayError::Broker(error)) => return Err(error),
                 Err(error @ RelayError::Unroutable { .. }) => return self.undelivered(error).await,
             },
-            End::Failed(failure) if failure.code.info().disposition == Disposition::Retry => {
-                match self.retry(delivery, job, &failure.text).await? {
-                    Some(failure) => failure,
-                    None => return Ok(()),
-                }
-            }
-            End::Failed(failure) => failure,
+            End::Failed(failure) => match self.another(delivery, job, failure).await? {
+                Some(failure) => failure,
+                None => return Ok(()),
+            },
             End::Retry(text) => match self.retry(delivery, job, &text).await? {
                 Some(failure) => failure,
                 None => return Ok(()),
             },
         };
-        if failure.code.info().disposition == Disposition::DeadLetter {
+        if failure.code.info().disposition.leaves_letter() {
             let identity = relay.identity();
             self.confirmed(wire::dead_letter(
                 delivery,
@@ -115,6 +112,27 @@ impl Settler<'_> {
                 Ok(())
             }
             Err(error @ RelayError::Unroutable { .. }) => self.undelivered(error).await,
+        }
+    }
+
+    /// Publishes the job for another attempt where its failure's code asks for one; answers the final
+    /// failure where it does not, or when there is none left.
+    async fn another(
+        &self,
+        delivery: &Delivery,
+        job: &Job,
+        failure: Failure,
+    ) -> Result<Option<Failure>, BrokerError> {
+        match failure.code.info().disposition {
+            Disposition::Final | Disposition::DeadLetter => Ok(Some(failure)),
+            Disposition::Retry => self.retry(delivery, job, &failure.text).await,
+            Disposition::RetryOnce if wire::had_its_second(delivery, job.envelope.attempt) => {
+                Ok(Some(failure))
+            }
+            Disposition::RetryOnce => {
+                let delay = self.delays.first().copied().unwrap_or(Duration::from_secs(1));
+                self.attempt(delivery, job, delay, Some(failure.code), &failure.text).await
+            }
         }
     }
 
@@ -137,6 +155,19 @@ impl Settler<'_> {
             .unwrap_or(usize::MAX)
             .min(self.delays.len().saturating_sub(1));
         let delay = self.delays.get(tier).copied().unwrap_or(Duration::from_secs(1));
+        self.attempt(delivery, job, delay, None, text).await
+    }
+
+    /// Publishes the job for another attempt after `delay`, unless it expires before.
+    async fn attempt(
+        &self,
+        delivery: &Delivery,
+        job: &Job,
+        delay: Duration,
+        cause: Option<Code>,
+        text: &str,
+    ) -> Result<Option<Failure>, BrokerError> {
+        let attempt = job.envelope.attempt;
         if job.deadline.is_some_and(|d| SystemTime::now() + delay >= d) {
             return Ok(Some(Failure::new(
                 Code::Expired,
@@ -144,7 +175,7 @@ impl Settler<'_> {
             )));
         }
         tracing::info!(job = %job.envelope.id, attempt, delay_ms = delay.as_millis(), reason = text, "retrying");
-        self.confirmed(wire::retry(delivery, job, delay, self.host, text)).await?;
+        self.confirmed(wire::retry(delivery, job, delay, self.host, cause, text)).await?;
         Ok(None)
     }
 

@@ -17,8 +17,8 @@ use crate::job::{
 };
 
 pub use letters::{
-    Suspicion, again, dead_letter, forgiven, isolate, losses, lost, renew, retry, suspect, take_suspicion,
-    undelivered, undone, undone_failure, unread,
+    Suspicion, again, dead_letter, forgiven, had_its_second, isolate, losses, lost, renew, retry, suspect,
+    take_suspicion, undelivered, undone, undone_failure, unread,
 };
 
 /// Exchange that jobs are published to.

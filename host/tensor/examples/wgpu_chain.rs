@@ -48,6 +48,9 @@ fn main() {
     let (whole, pieces) = (median(false), median(true));
     println!("{device}: {CHAIN} operations of 32 x 32, medians of {repetitions}");
     println!("one graph, one submission, one read: {whole:9.0} us ({:.2} us an operation)", whole / 100.0);
-    println!("a graph, a submission and a read each: {pieces:7.0} us ({:.2} us an operation)", pieces / 100.0);
+    println!(
+        "a graph, a submission and a read each: {pieces:7.0} us ({:.2} us an operation)",
+        pieces / 100.0
+    );
     println!("ratio {:.1}", pieces / whole);
 }

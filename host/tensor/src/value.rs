@@ -1,5 +1,6 @@
 //! Evaluated tensors: immutable, shareable between jobs, charged to a budget until dropped.
 
+use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
@@ -24,7 +25,9 @@ pub struct Value {
 #[derive(Debug)]
 pub(crate) struct Storage {
     host: OnceLock<Buffer>,
-    device: Mutex<Option<Arc<DeviceBuffer>>>,
+    /// A [`DeviceBuffer`], without its type: else everybody who holds a value would have to prove to
+    /// the compiler, down to the device library's own types, that it may move between threads.
+    device: Mutex<Option<Arc<dyn Any + Send + Sync>>>,
     charge: Charge,
     prepacked: OnceLock<Prepacked>,
     multiplied: AtomicBool,
@@ -67,6 +70,7 @@ impl Value {
         charge: Charge,
     ) -> Value {
         let (prepacked, multiplied) = (OnceLock::new(), AtomicBool::new(false));
+        let device = device.map(|buffer| buffer as Arc<dyn Any + Send + Sync>);
         let storage = Storage { host, device: Mutex::new(device), charge, prepacked, multiplied };
         Value { descriptor, storage: Arc::new(storage) }
     }
@@ -83,7 +87,8 @@ impl Value {
 
     /// The copy on a device, of whatever generation that is.
     pub(crate) fn device(&self) -> Option<Arc<DeviceBuffer>> {
-        self.storage.device.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        let kept = self.storage.device.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        kept.and_then(|buffer| buffer.downcast().ok())
     }
 
     /// Keeps a copy on a device.

@@ -13,7 +13,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 
-use warren::job::{Code, Disposition};
+use warren::job::Code;
 
 /// One event as it arrived.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -142,8 +142,8 @@ impl Story {
             let known = Code::ALL.iter().find(|c| c.info().name == code);
             match known.map(|c| c.info().disposition) {
                 None => wrong(format!("no such code: {code}")),
-                Some(Disposition::DeadLetter)
-                    if !self.letters.iter().any(|l| l.code.as_deref() == Some(code)) =>
+                Some(d)
+                    if d.leaves_letter() && !self.letters.iter().any(|l| l.code.as_deref() == Some(code)) =>
                 {
                     wrong(format!("{code} without its dead letter"));
                 }

@@ -2,6 +2,7 @@
 
 mod dead;
 mod demo;
+mod device;
 mod melody;
 mod new;
 mod plugin;
@@ -67,6 +68,8 @@ enum Command {
         #[command(subcommand)]
         command: plugin::Command,
     },
+    /// Which devices there are for tensors, which one a host would use, and why.
+    Device(device::Args),
     /// Write the folder of a new plugin.
     New(new::Args),
     /// What an error code means and what to do.
@@ -95,6 +98,10 @@ struct Settings {
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
     tensor_threads: Option<usize>,
+    /// What runs tensor graphs: auto, cpu, wgpu, or wgpu:<part of an adapter's name>.
+    #[arg(long)]
+    #[serde(skip_serializing_if = "Option::is_none")]
+    device: Option<String>,
     /// Unsettled deliveries a queue; 0: sized from the slots.
     #[arg(long)]
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -133,6 +140,7 @@ pub fn main() -> ExitCode {
             Command::Dead { command } => dead::dead(command).await,
             Command::Topology { command } => topology::topology(command).await,
             Command::Plugin { command } => plugin::plugin(command).await,
+            Command::Device(args) => device::device(&args),
             Command::New(args) => new::new(&args).map(|()| true),
             Command::Explain { code } => explain(code.as_deref()).map(|()| true),
         }
@@ -188,6 +196,7 @@ fn explain(code: Option<&str>) -> anyhow::Result<()> {
         let then = match info.disposition {
             Disposition::Final => "an error event",
             Disposition::Retry => "tried again, then dead-lettered",
+            Disposition::RetryOnce => "tried once more, then an error event and a dead letter",
             Disposition::DeadLetter => "an error event and a dead letter",
         };
         println!(

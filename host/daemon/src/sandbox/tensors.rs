@@ -11,7 +11,8 @@ use wasmtime::component::Resource;
 
 use super::TensorHandle;
 use super::bindings::warren::plugin::tensors as wit;
-use super::state::{State, stop_error};
+use super::state::{State, Stop, stop_error};
+use crate::job::{Code, Failure};
 use options::{dims, optional_dims};
 
 type Handle = Resource<TensorHandle>;
@@ -66,7 +67,12 @@ fn error(state: &mut State, error: warren_tensor::Error) -> Result<wit::Error> {
         }
         ErrorKind::Cancelled if state.watch.is_stopped() => return Err(stop_error(&state.watch)),
         ErrorKind::Cancelled => wit::ErrorKind::Cancelled,
-        ErrorKind::Device | ErrorKind::DeviceLost => wit::ErrorKind::Device,
+        // What the guest had computed is gone: it must begin again, and not go on with half of it.
+        ErrorKind::DeviceLost => {
+            let failure = Failure::new(Code::DeviceLost, error.to_string());
+            return Err(wasmtime::Error::new(Stop(failure)));
+        }
+        ErrorKind::Device => wit::ErrorKind::Device,
     };
     Ok(refusal(kind, error.operation, error.message))
 }

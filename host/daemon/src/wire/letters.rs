@@ -17,16 +17,37 @@ const LINE: usize = 200;
 const LINES: usize = 32;
 
 /// The delivery's message again, for the retry tier of `delay`: same key and body, the attempts so
-/// far in header `attempt`. The time to live becomes an absolute deadline: a broker counts
+/// far in header `attempt`, and in its history the `cause`: a code, or that the plugin asked. The time to live becomes an absolute deadline: a broker counts
 /// `expiration` anew in each queue, and forgets it when it dead-letters.
-pub fn retry(delivery: &Delivery, job: &Job, delay: Duration, host: &str, text: &str) -> Message {
+pub fn retry(
+    delivery: &Delivery,
+    job: &Job,
+    delay: Duration,
+    host: &str,
+    cause: Option<Code>,
+    text: &str,
+) -> Message {
     let mut message = moved(delivery, retry_tier(delay), job.deadline);
     let properties = &mut message.properties;
     properties.set("attempt", HeaderValue::Int(i64::from(job.envelope.attempt)));
     // A job that came without an id must keep the one that its events have by now.
     properties.correlation_id = Some(job.envelope.id.clone());
-    record(properties, job.envelope.attempt, host, "RETRY", text);
+    if cause == Some(Code::DeviceLost) {
+        properties.set(DEVICE_LOST, HeaderValue::Int(i64::from(job.envelope.attempt)));
+    }
+    let cause = cause.map_or("RETRY", |code| code.info().name);
+    record(properties, job.envelope.attempt, host, cause, text);
     message
+}
+
+/// Header of a job that lost a device: at which attempt.
+const DEVICE_LOST: &str = "device-lost";
+
+/// Whether the job has been tried a second time for the loss of its device. What it lost before an
+/// operator sent it back does not count.
+pub fn had_its_second(delivery: &Delivery, attempt: u32) -> bool {
+    let lost = delivery.message.properties.int(DEVICE_LOST).unwrap_or(0);
+    lost > i64::from(forgiven(delivery, attempt))
 }
 
 /// Attempts that do not count any more, for an operator has sent the job back after them. Less than

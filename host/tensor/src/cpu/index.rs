@@ -100,7 +100,14 @@ pub(crate) struct Along {
 
 impl Along {
     /// Gathers elements of `size` bytes.
-    pub fn gather(&self, context: &Context<'_>, size: usize, input: &[u8], indices: &[u8], target: &mut [u8]) {
+    pub fn gather(
+        &self,
+        context: &Context<'_>,
+        size: usize,
+        input: &[u8],
+        indices: &[u8],
+        target: &mut [u8],
+    ) {
         let indices = Indices::of(self.indices, indices);
         match size {
             1 => self.gather_typed::<u8>(context, view(input), indices, view_mut(target)),
@@ -190,7 +197,14 @@ impl Slices {
     }
 
     /// Gathers slices of elements of `size` bytes.
-    pub fn gather(&self, context: &Context<'_>, size: usize, input: &[u8], indices: &[u8], target: &mut [u8]) {
+    pub fn gather(
+        &self,
+        context: &Context<'_>,
+        size: usize,
+        input: &[u8],
+        indices: &[u8],
+        target: &mut [u8],
+    ) {
         let indices = Indices::of(self.indices, indices);
         let run = self.inner * size;
         if run == 0 {

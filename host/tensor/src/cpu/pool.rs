@@ -67,7 +67,9 @@ impl Pool {
         self.rows(context, target, |base, rows, columns, inner| {
             let (mut sum, mut most, mut count) = (0f64, f32::NEG_INFINITY, 0usize);
             match self.kind {
-                Pooling::Max => self.window(base, rows, columns, inner, |at| most = max_f32(most, source[at])),
+                Pooling::Max => {
+                    self.window(base, rows, columns, inner, |at| most = max_f32(most, source[at]))
+                }
                 Pooling::L2 => self.window(base, rows, columns, inner, |at| {
                     let wide = f64::from(source[at]);
                     sum += wide * wide;
@@ -234,9 +236,8 @@ impl Resample {
             let (top, bottom) = (row(y0), row(y1));
             for (&(x0, x1, tx), target) in columns.iter().zip(target.chunks_exact_mut(after)) {
                 for (i, t) in target.iter_mut().enumerate() {
-                    let mix = |row: &[T]| {
-                        widen(row[x0 * after + i]) * (1.0 - tx) + widen(row[x1 * after + i]) * tx
-                    };
+                    let mix =
+                        |row: &[T]| widen(row[x0 * after + i]) * (1.0 - tx) + widen(row[x1 * after + i]) * tx;
                     *t = narrow(mix(top) * (1.0 - ty) + mix(bottom) * ty);
                 }
             }

@@ -418,7 +418,15 @@ impl Softmax {
         context.for_each(self.outer * strips, |task| {
             let (outer, left) = (task / strips, task % strips * COLUMNS);
             let first = outer * n * inner + left;
-            softmax_columns(context.isa, inner, COLUMNS.min(inner - left), n, &source[first..], &shared, first);
+            softmax_columns(
+                context.isa,
+                inner,
+                COLUMNS.min(inner - left),
+                n,
+                &source[first..],
+                &shared,
+                first,
+            );
         });
     }
 }

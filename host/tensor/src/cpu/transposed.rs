@@ -172,10 +172,9 @@ impl ConvTranspose {
         let ConvTransposeSizes { ic, ih, iw, kh, kw, .. } = self.sizes;
         let inputs = ic / self.groups();
         let (start, b) = match self.options.input_layout {
-            InputLayout::Nchw => (
-                (image * ic + group * inputs) * ih * iw + pixels.start,
-                Strides { row: ih * iw, column: 1 },
-            ),
+            InputLayout::Nchw => {
+                ((image * ic + group * inputs) * ih * iw + pixels.start, Strides { row: ih * iw, column: 1 })
+            }
             InputLayout::Nhwc => {
                 ((image * ih * iw + pixels.start) * ic + group * inputs, Strides { row: 1, column: ic })
             }

@@ -13,7 +13,8 @@ static ENGINES: LazyLock<[Arc<Engine>; 2]> = LazyLock::new(|| {
         Err(_) => DeviceChoice::Cpu,
     };
     [1, 2].map(|threads| {
-        let config = EngineConfig { threads, poison: true, device: device.clone(), ..EngineConfig::default() };
+        let config =
+            EngineConfig { threads, poison: true, device: device.clone(), ..EngineConfig::default() };
         Arc::new(Engine::new(config).unwrap())
     })
 });

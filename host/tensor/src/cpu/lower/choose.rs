@@ -224,8 +224,7 @@ impl Lowering<'_> {
             Op::Tile { repetitions } => {
                 let own = strides(dims);
                 let axes = repetitions.as_slice().iter().zip(dims).zip(own);
-                let pairs =
-                    axes.flat_map(|((&r, &d), own)| [(r as usize, 0), (d as usize, own as isize)]);
+                let pairs = axes.flat_map(|((&r, &d), own)| [(r as usize, 0), (d as usize, own as isize)]);
                 let copy = StridedCopy::new(pairs, 0);
                 self.step(Kernel::Copy(size, copy), name, inputs, count * size)
             }
