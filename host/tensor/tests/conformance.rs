@@ -6,7 +6,7 @@ mod webnn;
 
 use std::sync::Arc;
 
-use warren_tensor::{DeviceChoice, Engine, EngineConfig};
+use warren_tensor::DeviceChoice;
 
 #[test]
 fn webnn_conformance() {
@@ -16,19 +16,9 @@ fn webnn_conformance() {
 /// On a GPU if there is one, else on llvmpipe.
 #[test]
 fn webnn_conformance_on_wgpu() {
-    if engine(DeviceChoice::Wgpu).is_ok() {
-        conformance(DeviceChoice::Wgpu);
-    } else if let Err(e) = engine(DeviceChoice::Adapter("llvmpipe".into())) {
-        // An adapter that is there and wrong is no reason to skip.
-        assert!(!e.to_string().contains("wrongly"), "{e}");
-        eprintln!("SKIPPED: {e} (mesa-vulkan-drivers has llvmpipe)");
-    } else {
-        conformance(DeviceChoice::Adapter("llvmpipe".into()));
+    if let Some(device) = webnn::wgpu() {
+        conformance(device);
     }
-}
-
-fn engine(device: DeviceChoice) -> Result<Engine, warren_tensor::Error> {
-    Engine::new(EngineConfig { threads: 2, poison: true, device, ..EngineConfig::default() })
 }
 
 fn conformance(device: DeviceChoice) {
@@ -36,8 +26,8 @@ fn conformance(device: DeviceChoice) {
         eprintln!("SKIPPED: no WebNN conformance cases (set WARREN_WEBNN_CONFORMANCE to their folder)");
         return;
     };
-    let engine = Arc::new(engine(device.clone()).unwrap());
-    let table = webnn::run_all(&engine, &directory);
+    let engine = Arc::new(webnn::engine(device.clone()).unwrap());
+    let table = webnn::run_all(&directory, |case| webnn::run(&engine, case));
     println!("device {device}:\n{table}");
     assert!(table.failures.is_empty(), "{} failures:\n{}", table.failures.len(), table.failures.join("\n"));
     assert!(table.total()[0] > 0, "no case was found in {}", directory.display());

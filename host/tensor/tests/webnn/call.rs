@@ -194,10 +194,7 @@ impl Call<'_> {
                 },
             },
             "clamp" => {
-                let nan = self.case.contains("NaN");
-                let bound = |key| {
-                    self.arguments.get(key).map(|v| if v.is_null() && nan { f64::NAN } else { number(v) })
-                };
+                let bound = |key| self.arguments.get(key).map(|v| number(v));
                 Op::Clamp { min: bound("minValue"), max: bound("maxValue") }
             }
             "elu" => Op::Elu { alpha: self.number("alpha", 1.0) },

@@ -73,6 +73,10 @@ pub fn compare(data_type: DataType, found: &[u8], want: &[u8], tolerance: Tolera
     if found.len() != want.len() {
         return Err(Failure::Wrong(format!("{} bytes, expected {}", found.len(), want.len())));
     }
+    // Most results are exact, and some have millions of elements.
+    if found == want {
+        return Ok(());
+    }
     let size = data_type.size();
     for (i, (f, w)) in found.chunks_exact(size).zip(want.chunks_exact(size)).enumerate() {
         let (ulp, difference, shown) = distance(data_type, f, w);
