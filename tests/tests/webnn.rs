@@ -170,9 +170,9 @@ fn conformance(device: DeviceChoice) {
 }
 
 /// Elements of any type, others for each input: numbers from 0 to 2, which are indices that fit, and
-/// for floats numbers from 0.1 to 0.9, where every operation is defined.
-fn elements(data_type: DataType, count: usize, input: usize) -> Vec<u8> {
-    let float = |i: usize| ((i * 7 + input * 3) % 17 + 2) as f32 / 20.0;
+/// for floats numbers from 0.1 to 0.9, where every operation is defined, times `scale` plus `offset`.
+fn elements(data_type: DataType, count: usize, input: usize, scale: f32, offset: f32) -> Vec<u8> {
+    let float = |i: usize| ((i * 7 + input * 3) % 17 + 2) as f32 / 20.0 * scale + offset;
     let element = |i: usize| match data_type {
         DataType::Float32 => float(i).to_le_bytes().to_vec(),
         DataType::Float16 => half::f16::from_f32(float(i)).to_le_bytes().to_vec(),
@@ -185,8 +185,8 @@ fn elements(data_type: DataType, count: usize, input: usize) -> Vec<u8> {
     (0..count).flat_map(element).collect()
 }
 
-/// The calls in the data file: operation, inputs by name as "type [shape]", arguments, and how many
-/// tensors it makes.
+/// The calls in the data file: operation, inputs by name (type, shape, and for floats scale and
+/// offset), arguments, and how many tensors it makes if not one.
 fn calls() -> Vec<Case> {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("data/webnn/calls.json");
     let calls: Vec<Json> = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
@@ -195,7 +195,9 @@ fn calls() -> Vec<Case> {
             let data_type: DataType = kind[0].as_str().unwrap().parse().unwrap();
             let shape = webnn::shape(&kind[1]);
             let count = shape.iter().product::<u32>() as usize;
-            Tensor { name: name.clone(), data_type, shape, bytes: elements(data_type, count, place) }
+            let (scale, offset) = (kind[2].as_f64().unwrap_or(1.0), kind[3].as_f64().unwrap_or(0.0));
+            let bytes = elements(data_type, count, place, scale as f32, offset as f32);
+            Tensor { name: name.clone(), data_type, shape, bytes }
         };
         let names: Vec<String> = (0..call["makes"].as_u64().unwrap_or(1)).map(|n| format!("y{n}")).collect();
         let arguments: Vec<Json> =
