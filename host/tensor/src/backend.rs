@@ -21,6 +21,9 @@ pub(crate) trait Backend: Send + Sync {
     /// work that makes them, no longer than until `cancel` is set.
     fn fetch(&self, value: &Value, cancel: &AtomicBool) -> Result<(), Error>;
 
+    /// Gives the device up, as a reset of it would. Nothing happens to one that cannot be lost.
+    fn lose(&self);
+
     /// Bytes on the device: (in use, free and kept for reuse). Host memory is not counted.
     fn memory(&self) -> (u64, u64);
 }

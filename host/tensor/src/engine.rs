@@ -164,6 +164,12 @@ impl Engine {
         &self.devices
     }
 
+    /// Gives a GPU up, as a reset of it would: for drills. Jobs that hold what they computed on it
+    /// fail with [`ErrorKind::DeviceLost`]; the next use makes a new device.
+    pub fn lose_device(&self) {
+        self.backend.lose();
+    }
+
     /// Counters since the start, and what is held now.
     pub fn stats(&self) -> Stats {
         let (plan_hits, plan_misses, plans, plan_bytes) = self.cache.stats();

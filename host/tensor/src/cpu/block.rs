@@ -68,16 +68,16 @@ multiversion! {
 
 multiversion! {
     /// d = op(a).
-    pub(crate) fn map_f32(op: FloatMap, a: &[f32], d: &mut [f32]) {
+    pub(crate) fused fn map_f32(op: FloatMap, a: &[f32], d: &mut [f32]) {
         match op {
             FloatMap::Unary(u) => match u {
                 Unary::Abs => map1(a, d, f32::abs),
                 Unary::Ceil => map1(a, d, f32::ceil),
                 Unary::Cos => map1(a, d, f32::cos),
-                Unary::Erf => map1(a, d, math::erf),
-                Unary::Exp => map1(a, d, math::exp),
+                Unary::Erf => map1(a, d, math::erf::<FMA>),
+                Unary::Exp => map1(a, d, math::exp::<FMA>),
                 Unary::Floor => map1(a, d, f32::floor),
-                Unary::Log => map1(a, d, math::ln),
+                Unary::Log => map1(a, d, math::ln::<FMA>),
                 Unary::Neg => map1(a, d, |x: f32| -x),
                 Unary::Reciprocal => map1(a, d, |x| 1.0 / x),
                 Unary::RoundEven => map1(a, d, f32::round_ties_even),
@@ -87,17 +87,17 @@ multiversion! {
                 Unary::Sqrt => map1(a, d, f32::sqrt),
                 Unary::Tan => map1(a, d, f32::tan),
                 Unary::Relu => map1(a, d, |x: f32| if x < 0.0 { 0.0 } else { x }),
-                Unary::Sigmoid => map1(a, d, math::sigmoid),
-                Unary::Tanh => map1(a, d, math::tanh),
-                Unary::Softplus => map1(a, d, math::softplus),
+                Unary::Sigmoid => map1(a, d, math::sigmoid::<FMA>),
+                Unary::Tanh => map1(a, d, math::tanh::<FMA>),
+                Unary::Softplus => map1(a, d, math::softplus::<FMA>),
                 Unary::Softsign => map1(a, d, |x: f32| if x.is_infinite() { x.signum() } else { x / (1.0 + x.abs()) }),
-                Unary::Gelu => map1(a, d, math::gelu),
+                Unary::Gelu => map1(a, d, math::gelu::<FMA>),
                 Unary::HardSwish => map1(a, d, |x: f32| x * clamp(x + 3.0, 0.0, 6.0) / 6.0),
                 // The others answer uint8 or change nothing.
                 Unary::Identity | Unary::LogicalNot | Unary::IsNan | Unary::IsInfinite => map1(a, d, |x| x),
             },
             FloatMap::Clamp(lo, hi) => map1(a, d, |x| clamp(x, lo, hi)),
-            FloatMap::Elu(alpha) => map1(a, d, |x| if x >= 0.0 { x } else { alpha * math::exp_m1(x) }),
+            FloatMap::Elu(alpha) => map1(a, d, |x| if x >= 0.0 { x } else { alpha * math::exp_m1::<FMA>(x) }),
             FloatMap::LeakyRelu(alpha) => map1(a, d, |x| if x >= 0.0 { x } else { alpha * x }),
             FloatMap::HardSigmoid(alpha, beta) => map1(a, d, |x| clamp(alpha * x + beta, 0.0, 1.0)),
             FloatMap::Linear(alpha, beta) => map1(a, d, |x| alpha * x + beta),

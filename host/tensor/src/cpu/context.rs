@@ -2,16 +2,15 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use rayon::prelude::*;
-
 use crate::cpu::simd::Isa;
+use crate::cpu::threads::Threads;
 
 /// The circumstances of one run.
 pub(crate) struct Context<'a> {
     /// Instructions to use.
     pub isa: Isa,
-    /// Threads to share the work; above 1 only inside the engine's pool.
-    pub threads: usize,
+    /// Who shares the work; none: the caller does all of it.
+    pub workers: Option<&'a Threads>,
     /// Set when the job was cancelled.
     pub cancel: &'a AtomicBool,
 }
@@ -19,7 +18,7 @@ pub(crate) struct Context<'a> {
 impl<'a> Context<'a> {
     /// The same for work that stays on this thread.
     pub fn alone(&self) -> Context<'a> {
-        Context { isa: self.isa, threads: 1, cancel: self.cancel }
+        Context { workers: None, ..*self }
     }
 
     /// Whether the job was cancelled. Kernels then leave their output as it is: the run fails.
@@ -31,25 +30,20 @@ impl<'a> Context<'a> {
     /// Does `work` for 0..items, in parallel where there are threads; stops early when cancelled.
     /// What an item computes must not depend on which thread does it.
     pub fn for_each(&self, items: usize, work: impl Fn(usize) + Sync + Send) {
-        if self.threads > 1 && items > 1 {
-            (0..items).into_par_iter().for_each(|item| {
-                if !self.cancelled() {
-                    work(item);
-                }
-            });
-        } else {
-            for item in 0..items {
-                if self.cancelled() {
-                    return;
-                }
+        let work = |item| {
+            if !self.cancelled() {
                 work(item);
             }
+        };
+        match self.workers {
+            Some(workers) if items > 1 => workers.run(items, &work),
+            _ => (0..items).for_each(work),
         }
     }
 
-    /// How gemm shares its work.
-    pub fn parallelism(&self) -> gemm::Parallelism {
-        if self.threads > 1 { gemm::Parallelism::Rayon(self.threads) } else { gemm::Parallelism::None }
+    /// Threads that work at a loop, this one included.
+    pub fn threads(&self) -> usize {
+        self.workers.map_or(1, |workers| workers.count() + 1)
     }
 }
 

@@ -5,7 +5,7 @@ use crate::buffer::capacity_for;
 use crate::cpu::block::{self, FloatMap};
 use crate::cpu::context::{Context, Shared};
 use crate::cpu::direct::{Direct, OC_TILE};
-use crate::cpu::matmul::{Product, Strides};
+use crate::cpu::packed::{Product, Right, Strides};
 use crate::cpu::simd::Isa;
 use crate::op::{Conv2d, FilterLayout, InputLayout};
 use crate::rules::ConvSizes;
@@ -204,7 +204,14 @@ impl Conv {
                 let matrix = if u.plain { &input[matrix..] } else { &scratch[..] };
                 let group_outputs = oc / groups;
                 let weights = &filter[group * group_outputs * taps..];
-                self.multiply((image, group, first, count), (matrix, strides), weights, bias, &outputs);
+                self.multiply(
+                    context,
+                    (image, group, first, count),
+                    (matrix, strides),
+                    weights,
+                    bias,
+                    &outputs,
+                );
             }
         });
     }
@@ -223,6 +230,7 @@ impl Conv {
     /// One product, then bias and activation while the result is in the cache.
     fn multiply(
         &self,
+        context: &Context<'_>,
         (image, group, first, count): (usize, usize, usize, usize),
         (matrix, (pixel, tap)): (&[f32], (usize, usize)),
         weights: &[f32],
@@ -235,12 +243,12 @@ impl Conv {
         let channel = group * group_outputs;
 
         let pixels = Strides { row: pixel, column: tap };
-        let (start, target, rows, run) = if self.nhwc() {
+        let (start, target_row, rows, run) = if self.nhwc() {
             let start = (image * oh * ow + first) * oc + channel;
-            (start, Strides { row: oc, column: 1 }, count, group_outputs)
+            (start, oc, count, group_outputs)
         } else {
             let start = (image * oc + channel) * oh * ow + first;
-            (start, Strides { row: oh * ow, column: 1 }, group_outputs, count)
+            (start, oh * ow, group_outputs, count)
         };
         let filter = Strides { row: taps, column: 1 };
         let turned = |s: Strides| Strides { row: s.column, column: s.row };
@@ -251,7 +259,7 @@ impl Conv {
                 k: taps,
                 a: pixels,
                 b: turned(filter),
-                target,
+                target_row,
                 keep: false,
                 scale: 1.0,
             }
@@ -262,31 +270,21 @@ impl Conv {
                 k: taps,
                 a: filter,
                 b: turned(pixels),
-                target,
+                target_row,
                 keep: false,
                 scale: 1.0,
             }
         };
         let (a, b) = if self.nhwc() { (matrix, weights) } else { (weights, matrix) };
-        let none = gemm::Parallelism::None;
-        // Without input channels the sum is empty.
-        let zero = taps == 0;
-        if !zero {
-            let length = (rows - 1) * target.row + run;
-            // SAFETY: bands, groups and images name disjoint elements, though interleaved ones:
-            // the pointer is only used for this band's.
-            #[allow(unsafe_code)]
-            unsafe {
-                product.run_raw(none, a, b, outputs.pointer(start, length));
-            }
+        // SAFETY: bands, groups and images name disjoint elements, though interleaved ones.
+        #[allow(unsafe_code)]
+        unsafe {
+            product.run_at(&context.alone(), a, Right::Matrix(b), outputs, start);
         }
         for row in 0..rows {
             // SAFETY: a row of this band, disjoint from all others.
             #[allow(unsafe_code)]
-            let values = unsafe { outputs.piece(start + row * target.row, run) };
-            if zero {
-                values.fill(0.0);
-            }
+            let values = unsafe { outputs.piece(start + row * target_row, run) };
             match bias {
                 Some(bias) if self.nhwc() => {
                     values.iter_mut().zip(&bias[channel..]).for_each(|(v, b)| *v += b);

@@ -102,8 +102,8 @@ impl Direct {
         let work = Work { direct: self, conv, filter, bias };
         let outputs = Shared::new(output);
         let scratches = Shared::new(scratch);
-        let lanes = if context.threads > 1 { self.images } else { 1 };
-        let alone = Context { isa: context.isa, threads: 1, cancel: context.cancel };
+        let lanes = if context.workers.is_some() { self.images } else { 1 };
+        let alone = context.alone();
         let inside = if lanes > 1 { &alone } else { context };
         context.for_each(lanes, |lane| {
             // SAFETY: each lane has its own scratch.

@@ -21,6 +21,7 @@ pub(crate) mod reduce;
 pub(crate) mod run;
 pub(crate) mod scan;
 pub(crate) mod simd;
+mod threads;
 pub(crate) mod transposed;
 
 #[cfg(test)]
@@ -38,6 +39,7 @@ use crate::value::Value;
 
 use plan::Plan;
 use simd::Isa;
+use threads::Threads;
 
 /// Kernels on the processor's vector instructions, shared among threads of its own.
 pub(crate) struct Cpu {
@@ -48,7 +50,7 @@ pub(crate) struct Cpu {
 struct Shared {
     isa: Isa,
     threads: usize,
-    workers: Option<rayon::ThreadPool>,
+    workers: Option<Threads>,
     buffers: Arc<BufferPool>,
 }
 
@@ -63,11 +65,11 @@ impl Cpu {
         let available = || std::thread::available_parallelism().map_or(1, usize::from);
         let threads = if threads == 0 { available() } else { threads };
         let workers = if threads > 1 {
-            let pool = rayon::ThreadPoolBuilder::new()
-                .num_threads(threads)
-                .thread_name(|i| format!("warren-tensor-{i}"))
-                .build();
-            Some(pool.map_err(|e| Error::device("engine", format!("cannot start {threads} threads: {e}")))?)
+            // The thread that runs a graph is one of them.
+            Some(
+                Threads::start(threads - 1)
+                    .map_err(|e| Error::device("engine", format!("cannot start {threads} threads: {e}")))?,
+            )
         } else {
             None
         };
@@ -107,6 +109,8 @@ impl Backend for Arc<Cpu> {
         Ok(())
     }
 
+    fn lose(&self) {}
+
     fn memory(&self) -> (u64, u64) {
         (0, 0)
     }
@@ -128,15 +132,8 @@ impl Compiled for CpuPlan {
         cancel: &AtomicBool,
     ) -> Result<Vec<Arc<Value>>, Error> {
         let s = &self.shared;
-        match &s.workers {
-            Some(workers) if self.plan.parallel => {
-                let context = context::Context { isa: s.isa, threads: s.threads, cancel };
-                workers.install(|| run::run(&self.plan, &context, leaves, charge, &s.buffers))
-            }
-            _ => {
-                let context = context::Context { isa: s.isa, threads: 1, cancel };
-                run::run(&self.plan, &context, leaves, charge, &s.buffers)
-            }
-        }
+        let workers = s.workers.as_ref().filter(|_| self.plan.parallel);
+        let context = context::Context { isa: s.isa, workers, cancel };
+        run::run(&self.plan, &context, leaves, charge, &s.buffers)
     }
 }

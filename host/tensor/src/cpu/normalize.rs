@@ -2,7 +2,7 @@
 //! memory, as a row stays in the cache for the three looks at it.
 
 use crate::cpu::context::{Context, Shared};
-use crate::cpu::simd::multiversion;
+use crate::cpu::simd::{multiversion, total};
 
 /// Elements that one task handles, about.
 const GRAIN: usize = 1 << 14;
@@ -51,7 +51,13 @@ impl Normalize {
                 let inverse = 1.0 / (moments.variance + f64::from(self.epsilon)).sqrt();
                 if fast {
                     let shift = (-moments.rest * inverse) as f32;
-                    apply(context.isa, source, moments.mean as f32, inverse as f32, shift, target);
+                    let (mean, inverse) = (moments.mean as f32, inverse as f32);
+                    if self.scale && self.bias && self.channels == 0 {
+                        let [scale, bias] = parameters;
+                        apply_all(context.isa, source, mean, inverse, shift, scale, bias, target);
+                        continue;
+                    }
+                    apply(context.isa, source, mean, inverse, shift, target);
                 } else {
                     for (t, &x) in target.iter_mut().zip(source) {
                         *t = ((f64::from(x) - moments.mean) * inverse) as f32;
@@ -118,8 +124,8 @@ fn sums(x: &[f32], pivot: f32) -> (f64, f64) {
             *a += d;
             *b += d * d;
         }
-        sum += a.iter().map(|&v| f64::from(v)).sum::<f64>();
-        squares += b.iter().map(|&v| f64::from(v)).sum::<f64>();
+        sum += total(&a);
+        squares += total(&b);
     }
     (sum, squares)
 }
@@ -141,6 +147,17 @@ multiversion! {
     fn apply(source: &[f32], mean: f32, inverse: f32, shift: f32, target: &mut [f32]) {
         for (t, &x) in target.iter_mut().zip(source) {
             *t = (x - mean) * inverse + shift;
+        }
+    }
+}
+
+multiversion! {
+    /// `apply`, with a scale and a bias for each column.
+    fn apply_all(source: &[f32], mean: f32, inverse: f32, shift: f32, scale: &[f32], bias: &[f32], target: &mut [f32]) {
+        let n = target.len();
+        let (source, scale, bias) = (&source[..n], &scale[..n], &bias[..n]);
+        for i in 0..n {
+            target[i] = ((source[i] - mean) * inverse + shift) * scale[i] + bias[i];
         }
     }
 }

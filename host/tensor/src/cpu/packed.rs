@@ -1,11 +1,12 @@
-//! Matrix products by tiles of registers whose right side lies in panels of 64 columns: a weight
-//! is arranged once and then streamed, whatever the number of rows; small matrices whose rows
-//! are whole vectors are read as they lie.
+//! Matrix products by tiles of registers. The right side is read in panels of 64 columns: a weight
+//! is arranged in panels once for all runs; of other matrices a panel is copied for each block of
+//! rows, or read as it lies where that is no slower.
 // Vector instructions, and pieces of the target that tasks write side by side.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+
 use crate::cpu::context::{Context, Shared};
-use crate::cpu::matmul::{ALONE, Strides};
 use crate::cpu::simd::Isa;
 
 /// Columns of a panel: four vectors of 16.
@@ -14,28 +15,53 @@ const PANEL: usize = 64;
 const LANES: usize = 16;
 /// Rows of a tile: with four vectors each, 24 accumulators of 32 registers.
 const ROWS: usize = 6;
-/// Rows of the right side that one pass takes: a panel of them stays in the second-level cache.
-const DEPTH: usize = 256;
-/// Rows of the left side that a task takes: they stay in the second-level cache beside the panel.
-const BLOCK: usize = 16 * ROWS;
+/// Rows of the right side that one pass takes: a panel of them stays in the first-level cache.
+const DEPTH: usize = 128;
+/// Rows of the left side that a task takes: they stay in the second-level cache.
+const BLOCK: usize = 64 * ROWS;
+/// The same where they are copied first, for their columns do not lie side by side.
+const COPIED_BLOCK: usize = 16 * ROWS;
+/// Multiplications that one thread has done before another would have begun.
+pub(crate) const ALONE: usize = 1 << 17;
+/// Elements of a right side that is not copied: they stay in the second-level cache.
+const SMALL: usize = 1 << 16;
+
+/// A matrix in memory: element (i, j) at i * row + j * column.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Strides {
+    /// Elements between rows.
+    pub row: usize,
+    /// Elements between columns.
+    pub column: usize,
+}
+
+impl Strides {
+    /// Elements from the first to behind the last of an m x n matrix.
+    fn extent(self, m: usize, n: usize) -> usize {
+        if m == 0 || n == 0 { 0 } else { (m - 1) * self.row + (n - 1) * self.column + 1 }
+    }
+}
 
 /// The right side of a product: k x n.
 #[derive(Debug, Clone, Copy)]
 pub(crate) enum Right<'a> {
     /// As [`pack`] arranges it.
     Panels(&'a [f32]),
-    /// Row-major with so many elements between rows; n must be a multiple of 16.
-    Rows(&'a [f32], usize),
+    /// As it lies.
+    Matrix(&'a [f32]),
 }
 
-/// target = keep * target + scale * a * b, rows of a and of the dense target.
+/// target = keep * target + scale * a * b, with a m x k, b k x n; the target is not read without
+/// `keep`.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct Tiled {
+pub(crate) struct Product {
     pub m: usize,
     pub n: usize,
     pub k: usize,
-    /// Elements between rows of the left side; its columns lie side by side.
-    pub a_row: usize,
+    pub a: Strides,
+    pub b: Strides,
+    /// Elements between rows of the target; its columns lie side by side.
+    pub target_row: usize,
     pub keep: bool,
     pub scale: f32,
 }
@@ -54,15 +80,29 @@ pub(crate) fn pack(b: &[f32], strides: Strides, k: usize, n: usize, packed: &mut
         let width = columns.next_multiple_of(LANES);
         let (panel, after) = std::mem::take(&mut rest).split_at_mut(width * k);
         rest = after;
-        for (row, target) in panel.chunks_exact_mut(width).enumerate() {
-            let from = row * strides.row + left * strides.column;
-            if strides.column == 1 {
-                target[..columns].copy_from_slice(&b[from..from + columns]);
-            } else {
-                let source = b[from..].iter().step_by(strides.column);
-                target[..columns].iter_mut().zip(source).for_each(|(t, s)| *t = *s);
+        pack_panel(b, strides, 0..k, left..left + columns, panel);
+    }
+}
+
+/// Arranges some rows of one panel.
+fn pack_panel(b: &[f32], strides: Strides, rows: Range<usize>, columns: Range<usize>, panel: &mut [f32]) {
+    let count = columns.len();
+    let width = count.next_multiple_of(LANES);
+    if strides.column == 1 {
+        for (row, target) in rows.zip(panel.chunks_exact_mut(width)) {
+            target[..count].copy_from_slice(&b[row * strides.row + columns.start..][..count]);
+            target[count..].fill(0.0);
+        }
+        return;
+    }
+    // By squares, so that the lines read and the lines written stay in the cache.
+    for (top, square) in rows.clone().step_by(LANES).zip(panel.chunks_mut(width * LANES)) {
+        let tall = LANES.min(rows.end - top);
+        for column in 0..width {
+            let from = top * strides.row + (columns.start + column) * strides.column;
+            for i in 0..tall {
+                square[i * width + column] = if column < count { b[from + i * strides.row] } else { 0.0 };
             }
-            target[columns..].fill(0.0);
         }
     }
 }
@@ -81,35 +121,61 @@ struct Tile {
     scale: f32,
 }
 
-impl Tiled {
+/// What a panel is multiplied by: rows of the left side for a depth, and where the results go.
+struct Side<'a> {
+    a: &'a [f32],
+    a_row: usize,
+    rows: Range<usize>,
+    target: &'a Shared<f32>,
+    /// The target's first element.
+    at: usize,
+    keep: bool,
+}
+
+impl Product {
     /// Multiplies; the work is shared where there is enough.
     pub fn run(&self, context: &Context<'_>, a: &[f32], b: Right<'_>, target: &mut [f32]) {
-        let Tiled { m, n, k, a_row, .. } = *self;
+        // SAFETY: the target is borrowed mutably.
+        unsafe { self.run_at(context, a, b, &Shared::new(target), 0) }
+    }
+
+    /// Multiplies into the matrix that begins at element `at` of the target.
+    ///
+    /// # Safety
+    /// Nobody else may use the matrix's elements meanwhile.
+    pub unsafe fn run_at(
+        &self,
+        context: &Context<'_>,
+        a: &[f32],
+        b: Right<'_>,
+        target: &Shared<f32>,
+        at: usize,
+    ) {
+        let Product { m, n, k, .. } = *self;
         if m == 0 || n == 0 {
             return;
         }
-        assert!(target.len() >= m * n, "the target is too small");
-        assert!(a.len() >= (m - 1) * a_row + k, "matrix a is too small");
+        assert!(a.len() >= self.a.extent(m, k), "matrix a is too small");
         match b {
             Right::Panels(b) => assert!(b.len() >= packed_len(k, n), "the panels are too few"),
-            Right::Rows(b, row) => assert!(
-                n.is_multiple_of(LANES) && (k == 0 || b.len() >= (k - 1) * row + n),
-                "matrix b is too small"
-            ),
+            Right::Matrix(b) => assert!(b.len() >= self.b.extent(k, n), "matrix b is too small"),
         }
+        target.pointer(at, (m - 1) * self.target_row + n);
         let panels = n.div_ceil(PANEL);
-        let blocks = m.div_ceil(BLOCK);
-        // Few rows: tasks of some panels each. Many: also of blocks of rows.
-        let group =
-            if blocks >= 4 * context.threads { panels } else { (panels / (4 * context.threads)).max(1) };
-        let groups = panels.div_ceil(group);
-        let shared = Shared::new(target);
+        let tasks = if m * n * k < ALONE { 1 } else { 4 * context.threads() };
+        let most = if self.a.column == 1 { BLOCK } else { COPIED_BLOCK };
+        // Blocks of rows as even as can be, and no more of them than needed: a block copies its panels.
+        let blocks = m.div_ceil(most).max(tasks.div_ceil(panels).min(m.div_ceil(4 * ROWS)));
+        let block = m.div_ceil(blocks).next_multiple_of(ROWS);
+        let blocks = m.div_ceil(block);
+        let groups = tasks.div_ceil(blocks).min(panels);
         let work = |task: usize| {
-            let (block, first) = (task / groups, task % groups * group);
-            let rows = block * BLOCK..m.min((block + 1) * BLOCK);
-            self.task(context, a, b, &shared, rows, first..panels.min(first + group));
+            let (block_at, group) = (task / groups, task % groups);
+            let rows = block_at * block..m.min((block_at + 1) * block);
+            let some = group * panels / groups..(group + 1) * panels / groups;
+            self.task(context, a, b, (target, at), rows, some);
         };
-        if m * n * k < ALONE {
+        if tasks == 1 {
             (0..blocks * groups).for_each(work);
         } else {
             context.for_each(blocks * groups, work);
@@ -121,47 +187,105 @@ impl Tiled {
         context: &Context<'_>,
         a: &[f32],
         b: Right<'_>,
-        target: &Shared<f32>,
-        rows: std::ops::Range<usize>,
-        panels: std::ops::Range<usize>,
+        (target, at): (&Shared<f32>, usize),
+        rows: Range<usize>,
+        panels: Range<usize>,
     ) {
-        let Tiled { n, k, a_row, .. } = *self;
+        let Product { m, n, k, .. } = *self;
+        let copied = self.a.column != 1;
+        let mut copy = Vec::new();
         // Without depth the target is still to be written.
         for from in (0..k.max(1)).step_by(DEPTH) {
-            let depth = DEPTH.min(k - from);
+            let depth = from..k.min(from + DEPTH);
+            let (a, a_row) = if copied {
+                copy.resize(COPIED_BLOCK * DEPTH, 0.0);
+                copy_block(a, self.a, rows.clone(), depth.clone(), &mut copy);
+                (&copy[..], DEPTH)
+            } else {
+                (&a[(rows.start * self.a.row + from).min(a.len())..], self.a.row)
+            };
+            let keep = self.keep || from > 0;
+            let side = Side { a, a_row, rows: rows.clone(), target, at, keep };
             for panel in panels.clone() {
                 if context.cancelled() {
                     return;
                 }
-                let left = panel * PANEL;
-                let columns = PANEL.min(n - left);
-                let width = columns.next_multiple_of(LANES);
-                let (b, b_row) = match b {
-                    Right::Panels(b) => (&b[left * k + from * width..], width),
-                    Right::Rows(b, row) => (&b[(from * row + left).min(b.len())..], row),
-                };
-                for top in rows.clone().step_by(ROWS) {
-                    let count = ROWS.min(rows.end - top);
-                    let length = (count - 1) * n + columns;
-                    let mut tile = Tile {
-                        k: depth,
-                        a: a[top * a_row + from..].as_ptr(),
-                        a_row,
-                        b: b.as_ptr(),
-                        b_row,
-                        c: target.pointer(top * n + left, length),
-                        c_row: n,
-                        keep: self.keep || from > 0,
-                        scale: self.scale,
-                    };
-                    if columns == width {
-                        // SAFETY: operands checked in `run`; tiles of tasks are disjoint.
-                        unsafe { run_tile(context.isa, count, width / LANES, &tile) };
-                    } else {
-                        edge_tile(context.isa, count, columns, &mut tile);
+                let columns = panel * PANEL..n.min((panel + 1) * PANEL);
+                let width = columns.len().next_multiple_of(LANES);
+                match b {
+                    Right::Panels(b) => {
+                        let b = &b[columns.start * k + from * width..];
+                        self.panel(context.isa, &side, depth.clone(), columns, b, width);
+                    }
+                    Right::Matrix(b) => {
+                        let first = (from * self.b.row + columns.start).min(b.len());
+                        let reach = depth.end.saturating_sub(1) * self.b.row + columns.start + width;
+                        let direct = self.b.column == 1
+                            && (m <= 4 * ROWS || k * n <= SMALL)
+                            && (depth.is_empty() || reach <= b.len());
+                        if direct {
+                            self.panel(context.isa, &side, depth.clone(), columns, &b[first..], self.b.row);
+                        } else {
+                            self.copied_panel(context.isa, &side, depth.clone(), columns, b);
+                        }
                     }
                 }
             }
+        }
+    }
+
+    /// Multiplies by a panel that is copied first.
+    #[inline(never)] // its copy takes 32 KiB of stack
+    fn copied_panel(&self, isa: Isa, side: &Side<'_>, depth: Range<usize>, columns: Range<usize>, b: &[f32]) {
+        let mut copy = [0f32; PANEL * DEPTH];
+        pack_panel(b, self.b, depth.clone(), columns.clone(), &mut copy);
+        let width = columns.len().next_multiple_of(LANES);
+        self.panel(isa, side, depth, columns, &copy, width);
+    }
+
+    /// Multiplies by a panel: `b` begins at its first row, and has so many elements between rows.
+    fn panel(
+        &self,
+        isa: Isa,
+        side: &Side<'_>,
+        depth: Range<usize>,
+        columns: Range<usize>,
+        b: &[f32],
+        b_row: usize,
+    ) {
+        let width = columns.len().next_multiple_of(LANES);
+        for (i, top) in side.rows.clone().step_by(ROWS).enumerate() {
+            let count = ROWS.min(side.rows.end - top);
+            let length = (count - 1) * self.target_row + columns.len();
+            let mut tile = Tile {
+                k: depth.len(),
+                a: side.a[(i * ROWS * side.a_row).min(side.a.len())..].as_ptr(),
+                a_row: side.a_row,
+                b: b.as_ptr(),
+                b_row,
+                c: side.target.pointer(side.at + top * self.target_row + columns.start, length),
+                c_row: self.target_row,
+                keep: side.keep,
+                scale: self.scale,
+            };
+            if columns.len() == width {
+                // SAFETY: operands checked in `run_at` and `task`; tiles of tasks are disjoint.
+                unsafe { run_tile(isa, count, width / LANES, &tile) };
+            } else {
+                edge_tile(isa, count, columns.len(), &mut tile);
+            }
+        }
+    }
+}
+
+/// Copies rows of a matrix for a depth, [row][DEPTH].
+fn copy_block(a: &[f32], strides: Strides, rows: Range<usize>, depth: Range<usize>, copy: &mut [f32]) {
+    for left in depth.clone().step_by(LANES) {
+        let wide = LANES.min(depth.end - left);
+        for (i, row) in rows.clone().enumerate() {
+            let target = &mut copy[i * DEPTH + left - depth.start..][..wide];
+            let from = row * strides.row + left * strides.column;
+            target.iter_mut().enumerate().for_each(|(j, t)| *t = a[from + j * strides.column]);
         }
     }
 }
@@ -221,8 +345,26 @@ unsafe fn avx512<const R: usize, const V: usize>(t: &Tile) {
     use std::arch::x86_64::*;
     let mut sums = [[_mm512_setzero_ps(); V]; R];
     let (mut a, mut b) = (t.a, t.b);
-    for _ in 0..t.k {
-        // SAFETY: in bounds by the caller's promise.
+    // Several terms a turn: what counts and points would else take turns of the multipliers' ports.
+    const TURN: usize = 4;
+    for _ in 0..t.k / TURN {
+        for p in 0..TURN {
+            // SAFETY: in bounds by the caller's promise.
+            unsafe {
+                let right: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(b.add(LANES * v)));
+                for (i, sums) in sums.iter_mut().enumerate() {
+                    let left = _mm512_set1_ps(*a.add(i * t.a_row + p));
+                    for (sum, &right) in sums.iter_mut().zip(&right) {
+                        *sum = _mm512_fmadd_ps(left, right, *sum);
+                    }
+                }
+            }
+            b = b.wrapping_add(t.b_row);
+        }
+        a = a.wrapping_add(TURN);
+    }
+    for _ in 0..t.k % TURN {
+        // SAFETY: as above.
         unsafe {
             let right: [__m512; V] = std::array::from_fn(|v| _mm512_loadu_ps(b.add(LANES * v)));
             for (i, sums) in sums.iter_mut().enumerate() {
@@ -231,9 +373,9 @@ unsafe fn avx512<const R: usize, const V: usize>(t: &Tile) {
                     *sum = _mm512_fmadd_ps(left, right, *sum);
                 }
             }
-            a = a.add(1);
-            b = b.wrapping_add(t.b_row);
         }
+        a = a.wrapping_add(1);
+        b = b.wrapping_add(t.b_row);
     }
     let scale = _mm512_set1_ps(t.scale);
     for (i, sums) in sums.iter().enumerate() {
@@ -335,7 +477,7 @@ mod tests {
     fn tiles_of_every_size_on_every_instruction_set() {
         let cancel = AtomicBool::new(false);
         for isa in crate::cpu::tests::available() {
-            let context = Context { isa, threads: 1, cancel: &cancel };
+            let context = Context { isa, workers: None, cancel: &cancel };
             for (m, n, k) in [
                 (1, 1, 1),
                 (1, 64, 300),
@@ -353,19 +495,18 @@ mod tests {
                         if turned { Strides { row: 1, column: k } } else { Strides { row: n, column: 1 } };
                     let mut panels = vec![f32::NAN; packed_len(k, n)];
                     pack(&b, strides, k, n, &mut panels);
-                    let tiled = Tiled { m, n, k, a_row: k, keep, scale };
-                    let mut found = vec![start.clone()];
-                    tiled.run(&context, &a, Right::Panels(&panels), &mut found[0]);
-                    if n.is_multiple_of(LANES) && !turned {
-                        found.push(start.clone());
-                        tiled.run(&context, &a, Right::Rows(&b, n), &mut found[1]);
-                    }
+                    let left =
+                        if turned { Strides { row: 1, column: m } } else { Strides { row: k, column: 1 } };
+                    let product = Product { m, n, k, a: left, b: strides, target_row: n, keep, scale };
+                    let mut found = [start.clone(), start.clone()];
+                    product.run(&context, &a, Right::Panels(&panels), &mut found[0]);
+                    product.run(&context, &a, Right::Matrix(&b), &mut found[1]);
                     for found in &found {
                         for i in 0..m {
                             for j in 0..n {
                                 let sum: f64 = (0..k)
                                     .map(|p| {
-                                        f64::from(a[i * k + p])
+                                        f64::from(a[i * left.row + p * left.column])
                                             * f64::from(b[p * strides.row + j * strides.column])
                                     })
                                     .sum();

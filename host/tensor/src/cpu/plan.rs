@@ -2,9 +2,10 @@
 
 use crate::cpu::conv::Conv;
 use crate::cpu::index::{Along, Gather, Slices};
-use crate::cpu::matmul::{Matmul, Product};
+use crate::cpu::matmul::Matmul;
 use crate::cpu::movement::{Concat, Pad, StridedCopy};
 use crate::cpu::normalize::Normalize;
+use crate::cpu::packed::Product;
 use crate::cpu::pool::{Pool, Resample};
 use crate::cpu::program::{Pattern, Program};
 use crate::cpu::reduce::{Reduce, Softmax};

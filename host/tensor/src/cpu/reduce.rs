@@ -8,7 +8,7 @@ use crate::cpu::block::{Integer, max_f32, min_f32};
 use crate::cpu::context::{Context, Shared};
 use crate::cpu::math;
 use crate::cpu::program::Class;
-use crate::cpu::simd::{Isa, multiversion};
+use crate::cpu::simd::{Isa, multiversion, total};
 use crate::op::Reduction;
 
 /// Elements reduced in float32 before going on in f64.
@@ -328,17 +328,20 @@ fn lanes(x: &[f32], start: f32, f: impl Fn(f32, f32) -> f32) -> [f32; LANES] {
 }
 
 multiversion! {
-    fn short_run(step: Step, x: &[f32], shift: f32, result: &mut f64) {
+    fused fn short_run(step: Step, x: &[f32], shift: f32, result: &mut f64) {
         let acc = match step {
             Step::Sum => lanes(x, 0.0, |a, x| a + x),
             Step::SumAbs => lanes(x, 0.0, |a, x| a + x.abs()),
             Step::SumSquare => return *result = squares(x),
-            Step::SumExp => lanes(x, 0.0, |a, x| a + math::exp(x - shift)),
+            Step::SumExp => lanes(x, 0.0, |a, x| a + math::exp_normal::<FMA>(x - shift)),
             Step::Product => return *result = x.iter().map(|&x| f64::from(x)).product(),
             Step::Max => lanes(x, f32::NEG_INFINITY, max_f32),
             Step::Min => lanes(x, f32::INFINITY, min_f32),
         };
-        *result = acc.iter().fold(step.start(), |a, &b| step.combine(a, f64::from(b)));
+        *result = match step {
+            Step::Max | Step::Min => acc.iter().fold(step.start(), |a, &b| step.combine(a, f64::from(b))),
+            _ => total(&acc),
+        };
     }
 }
 
@@ -368,7 +371,7 @@ fn columns(x: &[f32], totals: &mut [f64], f: impl Fn(f64, f32) -> f64) {
 }
 
 multiversion! {
-    fn add_columns(step: Step, x: &[f32], shifts: &[f32], totals: &mut [f64]) {
+    fused fn add_columns(step: Step, x: &[f32], shifts: &[f32], totals: &mut [f64]) {
         match step {
             Step::Sum => columns(x, totals, |t, x| t + f64::from(x)),
             Step::SumAbs => columns(x, totals, |t, x| t + f64::from(x.abs())),
@@ -378,7 +381,7 @@ multiversion! {
             Step::Min => columns(x, totals, |t, x| step.combine(t, f64::from(x))),
             Step::SumExp => {
                 for ((t, &x), &s) in totals.iter_mut().zip(x).zip(shifts) {
-                    *t += f64::from(math::exp(x - s));
+                    *t += f64::from(math::exp_normal::<FMA>(x - s));
                 }
             }
         }
@@ -432,7 +435,7 @@ impl Softmax {
 }
 
 multiversion! {
-    fn softmax_rows(n: usize, source: &[f32], target: &mut [f32]) {
+    fused fn softmax_rows(n: usize, source: &[f32], target: &mut [f32]) {
         for (x, t) in source.chunks_exact(n).zip(target.chunks_exact_mut(n)) {
             // A NaN need not be looked for here: it makes the sum NaN.
             let most = lanes(x, f32::NEG_INFINITY, |a, x| if x > a { x } else { a });
@@ -442,16 +445,15 @@ multiversion! {
             let (targets, target_rest) = t.as_chunks_mut::<LANES>();
             for (x, t) in chunks.iter().zip(targets) {
                 for l in 0..LANES {
-                    t[l] = math::exp(x[l] - most);
+                    t[l] = math::exp_normal::<FMA>(x[l] - most);
                     sums[l] += t[l];
                 }
             }
             for ((x, t), sum) in rest.iter().zip(target_rest).zip(&mut sums) {
-                *t = math::exp(x - most);
+                *t = math::exp_normal::<FMA>(x - most);
                 *sum += *t;
             }
-            let sum: f64 = sums.iter().map(|&s| f64::from(s)).sum();
-            let scale = (1.0 / sum) as f32;
+            let scale = (1.0 / total(&sums)) as f32;
             for t in t.iter_mut() {
                 *t *= scale;
             }
@@ -462,7 +464,7 @@ multiversion! {
 multiversion! {
     /// A strip of `width` columns of a matrix of `n` rows, `inner` elements from row to row;
     /// `source` begins with the strip, which lies at `first` in the target.
-    fn softmax_columns(inner: usize, width: usize, n: usize, source: &[f32], target: &Shared<f32>, first: usize) {
+    fused fn softmax_columns(inner: usize, width: usize, n: usize, source: &[f32], target: &Shared<f32>, first: usize) {
         let mut most = [f32::NEG_INFINITY; COLUMNS];
         let mut sums = [0f32; COLUMNS];
         for row in 0..n {
@@ -476,7 +478,7 @@ multiversion! {
             let t = unsafe { target.piece(first + row * inner, width) };
             let x = &source[row * inner..][..width];
             for i in 0..width {
-                t[i] = math::exp(x[i] - most[i]);
+                t[i] = math::exp_normal::<FMA>(x[i] - most[i]);
                 sums[i] += t[i];
             }
         }

@@ -7,8 +7,8 @@ use crate::buffer::{Buffer, BufferPool, capacity_for, view, view_mut};
 use crate::cpu::context::Context;
 use crate::cpu::conv::{Conv, Operands};
 use crate::cpu::interpret::{self, Memory};
-use crate::cpu::matmul::{Product, broadcast_scaled};
-use crate::cpu::packed::{self, Right};
+use crate::cpu::matmul::broadcast_scaled;
+use crate::cpu::packed::{self, Product, Right};
 use crate::cpu::plan::{Kernel, Place, Plan, Step};
 use crate::cpu::simd;
 use crate::cpu::transposed::ConvTranspose;
@@ -167,11 +167,11 @@ impl Run<'_> {
             Kernel::Softmax(softmax) => softmax.run(context, view(input(0)?), view_mut(output)),
             Kernel::Matmul(m) => {
                 let panels = if m.batches.len() == 1 { self.panels(step, &m.product) } else { None };
-                match (m.product.tiled(), panels) {
-                    (Some(tiled), Some(panels)) => {
-                        tiled.run(context, view(input(0)?), Right::Panels(panels), view_mut(output));
+                match panels {
+                    Some(panels) => {
+                        m.product.run(context, view(input(0)?), Right::Panels(panels), view_mut(output));
                     }
-                    _ => m.run(context, view(input(0)?), view(input(1)?), view_mut(output)),
+                    None => m.run(context, view(input(0)?), view(input(1)?), view_mut(output)),
                 }
             }
             Kernel::Gemm(product, start) => {
@@ -179,12 +179,11 @@ impl Run<'_> {
                 if let Some((pattern, scale)) = start {
                     broadcast_scaled(pattern, *scale, view(input(2)?), target);
                 }
-                match (product.tiled(), self.panels(step, product)) {
-                    (Some(tiled), Some(panels)) => {
-                        tiled.run(context, view(input(0)?), Right::Panels(panels), target);
-                    }
-                    _ => product.run(context, view(input(0)?), view(input(1)?), target),
-                }
+                let right = match self.panels(step, product) {
+                    Some(panels) => Right::Panels(panels),
+                    None => Right::Matrix(view(input(1)?)),
+                };
+                product.run(context, view(input(0)?), right, target);
             }
             Kernel::Conv(conv) => self.conv(Convolution::Plain(conv), step, output, scratch)?,
             Kernel::ConvTranspose(conv) => self.conv(Convolution::Transposed(conv), step, output, scratch)?,
@@ -227,7 +226,7 @@ impl Run<'_> {
         let value = self.leaves.get(*leaf as usize)?;
         let Product { n, k, b, .. } = *product;
         // Narrower ones would be mostly padding.
-        if n < 8 || k == 0 || product.tiled().is_none() || !value.multiplied_before() {
+        if n < 8 || k == 0 || !value.multiplied_before() {
             return None;
         }
         let form = PackedForm { descriptor: *value.descriptor(), parameters: [5, b.row, b.column, k] };

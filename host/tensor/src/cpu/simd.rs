@@ -52,23 +52,35 @@ impl Isa {
 
 /// Defines a function with a leading `isa` parameter whose body is compiled once for each
 /// instruction set. What the body calls must be `#[inline(always)]`, or it stays baseline code.
+/// After `fused`, the body may name `FMA`: whether it is compiled for fused multiply-add.
 macro_rules! multiversion {
     ($(#[$meta:meta])* $vis:vis fn $name:ident $([$($generics:tt)*])? ($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        $crate::cpu::simd::multiversion! {
+            @each ($(#[$meta])*) ($vis) $name ($(<$($generics)*>)?) () () () ($($arg: $ty),*) $body
+        }
+    };
+    ($(#[$meta:meta])* $vis:vis fused fn $name:ident ($($arg:ident: $ty:ty),* $(,)?) $body:block) => {
+        $crate::cpu::simd::multiversion! {
+            @each ($(#[$meta])*) ($vis) $name () (<const FMA: bool>) (::<true>) (::<false>) ($($arg: $ty),*) $body
+        }
+    };
+    (@each ($(#[$meta:meta])*) ($vis:vis) $name:ident ($($generics:tt)*) ($($constant:tt)*) ($($with:tt)*) ($($without:tt)*)
+        ($($arg:ident: $ty:ty),*) $body:block) => {
         $(#[$meta])*
         // The body is a compile-time copy of the arguments' list, however long that is.
         #[allow(clippy::too_many_arguments)]
-        $vis fn $name $(<$($generics)*>)? (isa: $crate::cpu::simd::Isa, $($arg: $ty),*) {
+        $vis fn $name $($generics)* (isa: $crate::cpu::simd::Isa, $($arg: $ty),*) {
             #[inline(always)]
             #[allow(clippy::too_many_arguments)]
-            fn body $(<$($generics)*>)? ($($arg: $ty),*) $body
+            fn body $($generics)* $($constant)* ($($arg: $ty),*) $body
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx512f,avx512vl,avx512bw,avx512dq,avx2,fma,f16c")]
             #[allow(clippy::too_many_arguments)]
-            fn avx512 $(<$($generics)*>)? ($($arg: $ty),*) { body($($arg),*) }
+            fn avx512 $($generics)* ($($arg: $ty),*) { body $($with)* ($($arg),*) }
             #[cfg(target_arch = "x86_64")]
             #[target_feature(enable = "avx2,fma,f16c")]
             #[allow(clippy::too_many_arguments)]
-            fn avx2 $(<$($generics)*>)? ($($arg: $ty),*) { body($($arg),*) }
+            fn avx2 $($generics)* ($($arg: $ty),*) { body $($with)* ($($arg),*) }
             // The one unsafe step: entering code for instructions that were detected.
             #[allow(unsafe_code)]
             match isa {
@@ -78,12 +90,26 @@ macro_rules! multiversion {
                 // SAFETY: as above.
                 #[cfg(target_arch = "x86_64")]
                 $crate::cpu::simd::Isa::Avx2 => unsafe { avx2($($arg),*) },
-                $crate::cpu::simd::Isa::Baseline => body($($arg),*),
+                $crate::cpu::simd::Isa::Baseline => body $($without)* ($($arg),*),
             }
         }
     };
 }
 pub(crate) use multiversion;
+
+/// The sum of lanes in f64, pairwise: the additions of a chain would wait for each other.
+#[inline(always)]
+pub(crate) fn total<const N: usize>(lanes: &[f32; N]) -> f64 {
+    let mut wide = lanes.map(f64::from);
+    let mut half = N / 2;
+    while half > 0 {
+        for l in 0..half {
+            wide[l] += wide[l + half];
+        }
+        half /= 2;
+    }
+    wide[0]
+}
 
 multiversion! {
     /// float16 bits to float32.

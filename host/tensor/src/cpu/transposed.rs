@@ -5,7 +5,7 @@
 use crate::buffer::capacity_for;
 use crate::cpu::context::{Context, Shared};
 use crate::cpu::conv::Operands;
-use crate::cpu::matmul::{Product, Strides};
+use crate::cpu::packed::{Product, Right, Strides};
 use crate::op::{ConvTranspose2d, InputLayout, TransposeFilterLayout};
 use crate::rules::ConvTransposeSizes;
 
@@ -119,7 +119,7 @@ impl ConvTranspose {
                         return;
                     }
                     let to = pixels.min(from + self.band);
-                    self.shares(input, filter, image, group, channels.clone(), from..to, scratch);
+                    self.shares(context, input, filter, image, group, channels.clone(), from..to, scratch);
                     self.add(image, channels.clone(), from..to, scratch, &results);
                 }
             }
@@ -161,6 +161,7 @@ impl ConvTranspose {
     #[allow(clippy::too_many_arguments)] // coordinates of one piece of work
     fn shares(
         &self,
+        context: &Context<'_>,
         input: &[f32],
         filter: &[f32],
         image: usize,
@@ -186,17 +187,13 @@ impl ConvTranspose {
             k: inputs,
             a: Strides { row: inputs, column: 1 },
             b,
-            target: Strides { row: n, column: 1 },
+            target_row: n,
             keep: false,
             scale: 1.0,
         };
         let a = &filter[channels.start * self.taps()..];
         let target = &mut scratch[..m * n];
-        // SAFETY: the target was cut to its size, and is borrowed mutably.
-        #[allow(unsafe_code)]
-        unsafe {
-            product.run_raw(gemm::Parallelism::None, a, &input[start..], target.as_mut_ptr());
-        }
+        product.run(context, a, Right::Matrix(&input[start..]), target);
     }
 
     fn add(

@@ -1,7 +1,8 @@
 //! The commands of products and convolutions: which variant of the product suits the sizes.
 
 use crate::cpu::conv::Conv;
-use crate::cpu::matmul::{Matmul, Product};
+use crate::cpu::matmul::Matmul;
+use crate::cpu::packed::Product;
 use crate::cpu::program::Pattern;
 use crate::cpu::transposed::ConvTranspose;
 use crate::op::{FilterLayout, InputLayout, TransposeFilterLayout};

@@ -160,15 +160,6 @@ impl Wgpu {
         };
         Ok(Wgpu { shared: Arc::new(shared) })
     }
-
-    /// Makes the driver give the device up, as a reset of the GPU would.
-    #[cfg(test)]
-    fn destroy_device(&self) {
-        if let Ok(link) = self.shared.link() {
-            link.gpu.device.destroy();
-            link.gpu.lose();
-        }
-    }
 }
 
 impl Shared {
@@ -241,6 +232,14 @@ impl Backend for Wgpu {
             return Ok(());
         }
         self.shared.read(&*self.shared.link()?, value, cancel)
+    }
+
+    fn lose(&self) {
+        let link = self.shared.link.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(link) = link.as_ref() {
+            link.gpu.device.destroy();
+            link.gpu.lose();
+        }
     }
 
     fn memory(&self) -> (u64, u64) {

@@ -116,6 +116,17 @@ impl Plugin for Hostile {
                     hoard.push(Tensor::fill(DataType::Float32, &[1], 1.0)?);
                 }
             }
+            // So many steps, each computed on the device and left there.
+            "device-steps" => {
+                let mut x = Tensor::fill(DataType::Float32, &[64], 0.0)?;
+                let one = Tensor::fill(DataType::Float32, &[1], 1.0)?;
+                for step in 0..number {
+                    x = (&x + &one)?;
+                    warren_sdk::tensor::dispatch(&[&x])?;
+                    job.report("stepping", f32::NAN, &step.to_string());
+                }
+                Ok(Outputs::new().tensor("x", x))
+            }
             "invalid" => Err(Failure::invalid("the client sent nonsense")),
             "failed" => Err(Failure::failed("nobody can do this")),
             "retry" => Err(Failure::retry("the moon is in the way")),

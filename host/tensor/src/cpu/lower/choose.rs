@@ -4,9 +4,10 @@ use super::Lowering;
 use crate::buffer::capacity_for;
 use crate::cpu::conv::Conv;
 use crate::cpu::index::{Along, Gather, Slices};
-use crate::cpu::matmul::{Matmul, Product, Strides};
+use crate::cpu::matmul::Matmul;
 use crate::cpu::movement::{Concat, Pad, StridedCopy};
 use crate::cpu::normalize::Normalize;
+use crate::cpu::packed::{Product, Strides};
 use crate::cpu::plan::{Kernel, Place};
 use crate::cpu::pool::{Pool, Resample};
 use crate::cpu::program::{Class, collapse};
@@ -291,8 +292,7 @@ fn matmul(a: &Dims, b: &Dims, result: &Dims) -> Matmul {
     let (ra, rb, rr) = (da.len(), db.len(), dr.len());
     let (m, k, n) = (da[ra - 2] as usize, da[ra - 1] as usize, db[rb - 1] as usize);
     let dense = |columns: usize| Strides { row: columns, column: 1 };
-    let mut product =
-        Product { m, n, k, a: dense(k), b: dense(n), target: dense(n), keep: false, scale: 1.0 };
+    let mut product = Product { m, n, k, a: dense(k), b: dense(n), target_row: n, keep: false, scale: 1.0 };
     let lead = |d: &[u32]| Dims::new(d).unwrap_or(Dims::SCALAR);
     let (la, lb, lr) = (lead(&da[..ra - 2]), lead(&db[..rb - 2]), lead(&dr[..rr - 2]));
     let batch = lr.count();
@@ -325,7 +325,7 @@ fn gemm(a: &Dims, b: &Dims, a_transpose: bool, b_transpose: bool, scale: f32) ->
     };
     let (m, k, a) = view(a, a_transpose);
     let (_, n, b) = view(b, b_transpose);
-    Product { m, n, k, a, b, target: Strides { row: n, column: 1 }, keep: false, scale }
+    Product { m, n, k, a, b, target_row: n, keep: false, scale }
 }
 
 /// A number converted as by `cast`, as its bits in the low bytes.
