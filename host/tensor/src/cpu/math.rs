@@ -21,21 +21,22 @@ fn polynomial<const F: bool, const N: usize>(x: f32, c: [f32; N]) -> f32 {
     y
 }
 
-/// n and e^(x - n ln 2), for |x| below 2^22 or so; n as a float, and as an integer.
+/// Adding 1.5 * 2^23 leaves the rounded integer in the low bits of the mantissa; 127 more is the
+/// bias of an exponent.
+const MAGIC: f32 = 12_582_912.0 + 127.0;
+
+/// The bits of n + `MAGIC`, and e^(x - n ln 2), for |x| below 2^22 or so.
 #[inline(always)]
-fn exp_parts<const F: bool>(x: f32) -> (i32, f32) {
-    // Adding 1.5 * 2^23 leaves the rounded integer in the low bits of the mantissa.
-    const MAGIC: f32 = 12_582_912.0;
+fn exp_parts<const F: bool>(x: f32) -> (u32, f32) {
     let shifted = madd::<F>(x, std::f32::consts::LOG2_E, MAGIC);
     let n = shifted - MAGIC;
-    let integer = (shifted.to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
     let r = madd::<F>(n, -0.693_359_4, x);
     let r = madd::<F>(n, 2.121_944_4e-4, r);
     let p = polynomial::<F, 6>(
         r,
         [0.5, 1.666_666_5e-1, 4.166_579_6e-2, 8.333_452e-3, 1.398_2e-3, 1.987_569_1e-4],
     );
-    (integer, madd::<F>(p, r * r, r) + 1.0)
+    (shifted.to_bits(), madd::<F>(p, r * r, r) + 1.0)
 }
 
 /// e^x, within 2 ULP; underflows gradually, overflows to infinity.
@@ -44,7 +45,8 @@ pub(crate) fn exp<const F: bool>(x: f32) -> f32 {
     // Written with comparisons, not min/max, so that NaN passes through.
     let x = if x > 89.0 { 89.0 } else { x };
     let x = if x < -104.0 { -104.0 } else { x };
-    let (n, y) = exp_parts::<F>(x);
+    let (bits, y) = exp_parts::<F>(x);
+    let n = (bits as i32).wrapping_sub(MAGIC.to_bits() as i32);
     // In two steps, for results below the normal range and exponents above 127.
     let half = n >> 1;
     y * power_of_two(half) * power_of_two(n.wrapping_sub(half))
@@ -53,8 +55,8 @@ pub(crate) fn exp<const F: bool>(x: f32) -> f32 {
 /// e^x for x up to 88, within 2 ULP; 0 below the normal range. NaN passes through.
 #[inline(always)]
 pub(crate) fn exp_normal<const F: bool>(x: f32) -> f32 {
-    let (n, y) = exp_parts::<F>(x);
-    let y = y * power_of_two(n);
+    let (bits, y) = exp_parts::<F>(x);
+    let y = y * f32::from_bits(bits << 23);
     if x < -87.0 { 0.0 } else { y }
 }
 

@@ -4,6 +4,7 @@
 // Vector instructions, and pieces of the target that tasks write side by side.
 #![allow(unsafe_code)]
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use crate::cpu::context::{Context, Shared};
@@ -19,8 +20,9 @@ const ROWS: usize = 6;
 const DEPTH: usize = 128;
 /// Rows of the left side that a task takes: they stay in the second-level cache.
 const BLOCK: usize = 64 * ROWS;
-/// The same where they are copied first, for their columns do not lie side by side.
-const COPIED_BLOCK: usize = 16 * ROWS;
+/// Panels from which on it pays to copy a block of rows first: rows that lie a power of two apart
+/// drive each other out of the caches.
+const MANY_PANELS: usize = 4;
 /// Multiplications that one thread has done before another would have begun.
 pub(crate) const ALONE: usize = 1 << 17;
 /// Elements of a right side that is not copied: they stay in the second-level cache.
@@ -163,9 +165,12 @@ impl Product {
         target.pointer(at, (m - 1) * self.target_row + n);
         let panels = n.div_ceil(PANEL);
         let tasks = if m * n * k < ALONE { 1 } else { 4 * context.threads() };
-        let most = if self.a.column == 1 { BLOCK } else { COPIED_BLOCK };
         // Blocks of rows as even as can be, and no more of them than needed: a block copies its panels.
-        let blocks = m.div_ceil(most).max(tasks.div_ceil(panels).min(m.div_ceil(4 * ROWS)));
+        let blocks = match m.div_ceil(BLOCK) {
+            1 => 1,
+            several => several.next_multiple_of(context.threads()),
+        };
+        let blocks = blocks.max(tasks.div_ceil(panels).min(m.div_ceil(4 * ROWS)));
         let block = m.div_ceil(blocks).next_multiple_of(ROWS);
         let blocks = m.div_ceil(block);
         let groups = tasks.div_ceil(blocks).min(panels);
@@ -191,18 +196,37 @@ impl Product {
         rows: Range<usize>,
         panels: Range<usize>,
     ) {
+        let apart = self.a.row >= 2 * DEPTH && panels.len() >= MANY_PANELS && rows.len() > 4 * ROWS;
+        if apart || self.a.column != 1 {
+            LEFT.with_borrow_mut(|copy| self.depths(context, a, b, (target, at), rows, panels, Some(copy)));
+        } else {
+            self.depths(context, a, b, (target, at), rows, panels, None);
+        }
+    }
+
+    /// Multiplies one depth after the other, with the left side copied if there is room for it.
+    #[allow(clippy::too_many_arguments)] // a task's, and the copy
+    fn depths(
+        &self,
+        context: &Context<'_>,
+        a: &[f32],
+        b: Right<'_>,
+        (target, at): (&Shared<f32>, usize),
+        rows: Range<usize>,
+        panels: Range<usize>,
+        mut copy: Option<&mut Vec<f32>>,
+    ) {
         let Product { m, n, k, .. } = *self;
-        let copied = self.a.column != 1;
-        let mut copy = Vec::new();
         // Without depth the target is still to be written.
         for from in (0..k.max(1)).step_by(DEPTH) {
             let depth = from..k.min(from + DEPTH);
-            let (a, a_row) = if copied {
-                copy.resize(COPIED_BLOCK * DEPTH, 0.0);
-                copy_block(a, self.a, rows.clone(), depth.clone(), &mut copy);
-                (&copy[..], DEPTH)
-            } else {
-                (&a[(rows.start * self.a.row + from).min(a.len())..], self.a.row)
+            let (a, a_row) = match copy.as_deref_mut() {
+                Some(copy) => {
+                    copy.resize(BLOCK * DEPTH, 0.0);
+                    copy_block(a, self.a, rows.clone(), depth.clone(), copy);
+                    (&copy[..], DEPTH)
+                }
+                None => (&a[(rows.start * self.a.row + from).min(a.len())..], self.a.row),
             };
             let keep = self.keep || from > 0;
             let side = Side { a, a_row, rows: rows.clone(), target, at, keep };
@@ -278,8 +302,21 @@ impl Product {
     }
 }
 
+thread_local! {
+    /// A block of the left side, for as long as the thread lives: made anew it would have to be
+    /// mapped anew.
+    static LEFT: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+}
+
 /// Copies rows of a matrix for a depth, [row][DEPTH].
 fn copy_block(a: &[f32], strides: Strides, rows: Range<usize>, depth: Range<usize>, copy: &mut [f32]) {
+    if strides.column == 1 {
+        for (row, target) in rows.zip(copy.chunks_exact_mut(DEPTH)) {
+            let from = row * strides.row + depth.start;
+            target[..depth.len()].copy_from_slice(&a[from..from + depth.len()]);
+        }
+        return;
+    }
     for left in depth.clone().step_by(LANES) {
         let wide = LANES.min(depth.end - left);
         for (i, row) in rows.clone().enumerate() {
@@ -345,6 +382,13 @@ unsafe fn avx512<const R: usize, const V: usize>(t: &Tile) {
     use std::arch::x86_64::*;
     let mut sums = [[_mm512_setzero_ps(); V]; R];
     let (mut a, mut b) = (t.a, t.b);
+    if t.keep {
+        for i in 0..R {
+            for v in 0..V {
+                _mm_prefetch::<_MM_HINT_T0>(t.c.wrapping_add(i * t.c_row + LANES * v).cast());
+            }
+        }
+    }
     // Several terms a turn: what counts and points would else take turns of the multipliers' ports.
     const TURN: usize = 4;
     for _ in 0..t.k / TURN {

@@ -8,7 +8,7 @@ use crate::cpu::block::{Integer, max_f32, min_f32};
 use crate::cpu::context::{Context, Shared};
 use crate::cpu::math;
 use crate::cpu::program::Class;
-use crate::cpu::simd::{Isa, multiversion, total};
+use crate::cpu::simd::{Isa, fold, multiversion, total};
 use crate::op::Reduction;
 
 /// Elements reduced in float32 before going on in f64.
@@ -339,7 +339,8 @@ multiversion! {
             Step::Min => lanes(x, f32::INFINITY, min_f32),
         };
         *result = match step {
-            Step::Max | Step::Min => acc.iter().fold(step.start(), |a, &b| step.combine(a, f64::from(b))),
+            Step::Max => f64::from(fold(&acc, max_f32)),
+            Step::Min => f64::from(fold(&acc, min_f32)),
             _ => total(&acc),
         };
     }
@@ -439,7 +440,7 @@ multiversion! {
         for (x, t) in source.chunks_exact(n).zip(target.chunks_exact_mut(n)) {
             // A NaN need not be looked for here: it makes the sum NaN.
             let most = lanes(x, f32::NEG_INFINITY, |a, x| if x > a { x } else { a });
-            let most = most.into_iter().fold(f32::NEG_INFINITY, f32::max);
+            let most = fold(&most, |a, x| if x > a { x } else { a });
             let mut sums = [0f32; LANES];
             let (chunks, rest) = x.as_chunks::<LANES>();
             let (targets, target_rest) = t.as_chunks_mut::<LANES>();

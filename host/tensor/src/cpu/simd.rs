@@ -97,7 +97,21 @@ macro_rules! multiversion {
 }
 pub(crate) use multiversion;
 
-/// The sum of lanes in f64, pairwise: the additions of a chain would wait for each other.
+/// Lanes folded to one, pairwise: the steps of a chain would wait for each other.
+#[inline(always)]
+pub(crate) fn fold<const N: usize>(lanes: &[f32; N], f: impl Fn(f32, f32) -> f32) -> f32 {
+    let mut lanes = *lanes;
+    let mut half = N / 2;
+    while half > 0 {
+        for l in 0..half {
+            lanes[l] = f(lanes[l], lanes[l + half]);
+        }
+        half /= 2;
+    }
+    lanes[0]
+}
+
+/// The sum of lanes in f64, pairwise.
 #[inline(always)]
 pub(crate) fn total<const N: usize>(lanes: &[f32; N]) -> f64 {
     let mut wide = lanes.map(f64::from);

@@ -12,7 +12,7 @@ use std::thread::{Builder, JoinHandle};
 use std::time::{Duration, Instant};
 
 /// How long a worker without work stays awake.
-const AWAKE: Duration = Duration::from_micros(100);
+const AWAKE: Duration = Duration::from_millis(1);
 
 /// A thread's panic.
 type Panic = Box<dyn Any + Send>;
