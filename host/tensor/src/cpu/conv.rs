@@ -73,6 +73,9 @@ impl Conv {
                 let band = (BAND_BYTES / 4 / k.max(1)).clamp(32, 4096).min(pixels);
                 let plain =
                     sizes.kh * sizes.kw == 1 && options.strides == [1, 1] && options.padding == [0; 4];
+                // Evenly, in whole vectors, and enough for every thread.
+                let most = pixels.div_ceil(band).next_multiple_of(threads);
+                let band = pixels.div_ceil(most).next_multiple_of(16).min(pixels);
                 let bands = sizes.n * options.groups as usize * pixels.div_ceil(band);
                 Method::Unfold(Unfold { band, lanes: threads.min(bands).max(1), plain })
             }

@@ -7,6 +7,9 @@
 // Vector instructions, and their unaligned loads and stores.
 #![allow(unsafe_code)]
 
+use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use crate::cpu::block;
 use crate::cpu::context::{Context, Shared};
 use crate::cpu::conv::{Conv, Operands, tile_of, unfold_row};
@@ -18,6 +21,8 @@ use crate::rules::ConvSizes;
 pub(crate) const OC_TILE: usize = 8;
 /// The most columns of a tile: 8 vectors of 16.
 const MAX_COLUMNS: usize = 128;
+/// Multiplications of one task, about.
+const GRAIN: usize = 1 << 17;
 
 /// A plan of the direct method.
 #[derive(Debug, Clone)]
@@ -32,12 +37,17 @@ pub(crate) struct Direct {
     rows: usize,
     /// Offset of each tap from its output column's place in the layout.
     taps: Vec<u32>,
-    /// Elements of one image laid out.
-    image: usize,
-    /// Images worked on side by side; 1 means that threads share one image.
-    images: usize,
+    /// Elements of one item laid out: the input channels of a group of one image.
+    item: usize,
+    /// Items worked on side by side; 1 means that threads share one item.
+    side_by_side: usize,
     /// Output columns of one task, a whole number of full tiles or all.
     strip: usize,
+    /// Whether the input is read as it lies.
+    plain: bool,
+    /// Rows and columns of the output, taken as one row where the input is read as it lies.
+    oh: usize,
+    ow: usize,
 }
 
 impl Direct {
@@ -45,13 +55,18 @@ impl Direct {
     pub fn plan(s: &ConvSizes, c: &Conv2d, isa: Isa, threads: usize) -> Option<Direct> {
         let groups = c.groups as usize;
         let (inputs, outputs) = (s.ic / groups, s.oc / groups);
+        // Input that already lies as wanted: an image is then one long row.
+        let pixels = s.oh * s.ow;
+        let plain =
+            s.kh * s.kw == 1 && c.strides == [1, 1] && c.padding == [0; 4] && pixels.is_multiple_of(16);
+        let (oh, ow) = if plain { (1, pixels) } else { (s.oh, s.ow) };
         let lanes = match isa {
             #[cfg(target_arch = "x86_64")]
             Isa::Avx512 => 16,
             _ => 8,
         };
-        let columns = s.ow.next_multiple_of(lanes);
-        if c.input_layout != InputLayout::Nchw || s.ow * 3 < columns * 2 {
+        let columns = ow.next_multiple_of(lanes);
+        if c.input_layout != InputLayout::Nchw || ow * 3 < columns * 2 {
             return None; // too much of each vector would be wasted
         }
         let [sh, sw] = c.strides.map(|v| v as usize);
@@ -59,14 +74,15 @@ impl Direct {
         let mut phases: Vec<usize> = (0..s.kw).map(|x| x * dw % sw).collect();
         phases.sort_unstable();
         phases.dedup();
-        let row = columns + (s.kw - 1) * dw / sw;
-        let rows = (s.oh.max(1) - 1) * sh + (s.kh - 1) * dh + 1;
-        let image = s.ic.checked_mul(rows)?.checked_mul(phases.len())?.checked_mul(row)?;
+        // Whole vectors: the first tap of each row is then read without crossing cache lines.
+        let row = (columns + (s.kw - 1) * dw / sw).next_multiple_of(16);
+        let rows = (oh.max(1) - 1) * sh + (s.kh - 1) * dh + 1;
+        let item = inputs.checked_mul(rows)?.checked_mul(phases.len())?.checked_mul(row)?;
         // What the taps of one tile read must stay in the second-level cache.
         let footprint = inputs * s.kh * phases.len() * (48 + row - columns) * 4
             + OC_TILE.min(outputs) * inputs * s.kh * s.kw * 4;
         let many_channels = inputs * outputs >= 64 * 64;
-        if image > u32::MAX as usize || footprint > 256 << 10 || many_channels && outputs > 64 {
+        if item > u32::MAX as usize || footprint > 256 << 10 || many_channels && outputs > 64 {
             return None;
         }
         let mut taps = Vec::with_capacity(inputs * s.kh * s.kw);
@@ -79,44 +95,51 @@ impl Direct {
                 }
             }
         }
-        let images = if s.n >= threads && image * 4 <= 4 << 20 { threads } else { 1 };
-        let strip = if s.oh >= 2 * threads || images > 1 || threads == 1 {
+        let side_by_side = if s.n * groups >= threads && item * 4 <= 4 << 20 { threads } else { 1 };
+        let strip = if oh >= 2 * threads || side_by_side > 1 || threads == 1 {
             columns.max(1)
         } else {
             columns.div_ceil(4 * threads).next_multiple_of(48)
         };
-        let image = image.next_multiple_of(16);
-        Some(Direct { lanes, phases, row, rows, taps, image, images, strip })
+        let item = item.next_multiple_of(16);
+        Some(Direct { lanes, phases, row, rows, taps, item, side_by_side, strip, plain, oh, ow })
     }
 
     /// Elements of scratch memory.
     pub fn workspace(&self) -> usize {
-        self.images * self.image
+        if self.plain { 0 } else { self.side_by_side * self.item }
     }
 
     /// Computes the output.
     pub fn run(&self, conv: &Conv, context: &Context<'_>, operands: Operands<'_>) {
         let Operands { input, filter, bias, output, scratch } = operands;
         let s = &conv.sizes;
-        let out_image = s.oc * s.oh * s.ow;
-        let work = Work { direct: self, conv, filter, bias };
+        let groups = conv.options.groups as usize;
+        let (inputs, items) = (s.ic / groups, s.n * groups);
         let outputs = Shared::new(output);
+        let work = Work { direct: self, conv, filter, bias, outputs: &outputs };
         let scratches = Shared::new(scratch);
-        let lanes = if context.workers.is_some() { self.images } else { 1 };
+        let lanes = if context.workers.is_some() { self.side_by_side } else { 1 };
         let alone = context.alone();
         let inside = if lanes > 1 { &alone } else { context };
+        let next = AtomicUsize::new(0);
         context.for_each(lanes, |lane| {
+            let own = if self.plain { 0 } else { self.item };
             // SAFETY: each lane has its own scratch.
-            let laid = unsafe { scratches.piece(lane * self.image, self.image) };
-            for image in (lane..s.n).step_by(lanes) {
-                if context.cancelled() {
+            let laid = unsafe { scratches.piece(lane * own, own) };
+            loop {
+                let item = next.fetch_add(1, Ordering::Relaxed);
+                if item >= items || context.cancelled() {
                     return;
                 }
-                let plane = s.ih * s.iw;
-                work.lay_out(inside, &input[image * s.ic * plane..][..s.ic * plane], laid);
-                // SAFETY: each image belongs to one lane.
-                let output = unsafe { outputs.piece(image * out_image, out_image) };
-                work.image(inside, laid, output);
+                let size = inputs * s.ih * s.iw;
+                let input = &input[item * size..][..size];
+                if self.plain {
+                    work.item(inside, input, item / groups, item % groups);
+                } else {
+                    work.lay_out(inside, input, laid);
+                    work.item(inside, laid, item / groups, item % groups);
+                }
             }
         });
     }
@@ -128,16 +151,17 @@ struct Work<'a> {
     conv: &'a Conv,
     filter: &'a [f32],
     bias: Option<&'a [f32]>,
+    outputs: &'a Shared<f32>,
 }
 
 impl Work<'_> {
-    /// Writes one image as [channel][padded row][phase][column].
+    /// Writes one item as [channel][padded row][phase][column].
     fn lay_out(&self, context: &Context<'_>, input: &[f32], laid: &mut [f32]) {
         let (d, s) = (self.direct, &self.conv.sizes);
         let [top, _, left, _] = self.conv.options.padding.map(|p| p as usize);
         let step = self.conv.options.strides[1] as usize;
         let line = d.phases.len() * d.row;
-        let lines = s.ic * d.rows;
+        let lines = input.len() / (s.ih * s.iw).max(1) * d.rows;
         let per_task = (1 << 14) / line.max(1) + 1;
         let shared = Shared::new(laid);
         context.for_each(lines.div_ceil(per_task), |task| {
@@ -157,68 +181,79 @@ impl Work<'_> {
         });
     }
 
-    /// Computes one image.
-    fn image(&self, context: &Context<'_>, laid: &[f32], output: &mut [f32]) {
+    /// Computes the output channels of one group of one image.
+    fn item(&self, context: &Context<'_>, laid: &[f32], image: usize, group: usize) {
         let (d, s) = (self.direct, &self.conv.sizes);
-        let strips = s.ow.div_ceil(d.strip);
-        let outputs = Shared::new(output);
-        context.for_each(s.oh * strips, |task| {
-            let (y, left) = (task / strips, task % strips * d.strip);
-            self.strip(context.isa, laid, &outputs, y, left, s.ow.min(left + d.strip));
+        let strips = d.ow.div_ceil(d.strip);
+        // Several rows to a task where they are short: a task costs a fraction of a microsecond.
+        let channels = s.oc / self.conv.options.groups as usize;
+        let rows = (GRAIN / (channels * d.taps.len() * d.strip.min(d.ow)).max(1)).clamp(1, d.oh.max(1));
+        context.for_each(d.oh.div_ceil(rows) * strips, |task| {
+            let (block, left) = (task / strips, task % strips * d.strip);
+            let mut sums = [0f32; OC_TILE * MAX_COLUMNS];
+            for y in block * rows..d.oh.min((block + 1) * rows) {
+                let columns = left..d.ow.min(left + d.strip);
+                self.strip(context.isa, laid, (image, group), y, columns, &mut sums);
+            }
         });
     }
 
-    /// Computes output columns left..right of row `y`, all channels.
-    fn strip(&self, isa: Isa, laid: &[f32], outputs: &Shared<f32>, y: usize, left: usize, right: usize) {
+    /// Computes some output columns of row `y`, all channels of a group.
+    fn strip(
+        &self,
+        isa: Isa,
+        laid: &[f32],
+        (image, group): (usize, usize),
+        y: usize,
+        columns: Range<usize>,
+        sums: &mut [f32; OC_TILE * MAX_COLUMNS],
+    ) {
         let (d, s) = (self.direct, &self.conv.sizes);
-        let groups = self.conv.options.groups as usize;
-        let (inputs, channels) = (s.ic / groups, s.oc / groups);
+        let channels = s.oc / self.conv.options.groups as usize;
         let taps = d.taps.len();
-        let down = y * self.conv.options.strides[0] as usize;
-        let mut sums = [0f32; OC_TILE * MAX_COLUMNS];
-        for group in 0..groups {
-            let base = ((group * inputs * d.rows) + down) * d.phases.len() * d.row;
+        let base = y * self.conv.options.strides[0] as usize * d.phases.len() * d.row;
+        // The first tile is the widest.
+        let most = most_vectors(isa, tile_of(0, channels).1);
+        let mut x = columns.start;
+        // Columns outside, channels inside: what the taps read stays in the first-level cache.
+        while x < columns.end {
+            let vectors = (columns.end - x).div_ceil(d.lanes).min(most);
+            let width = vectors * d.lanes;
+            let count = width.min(columns.end - x);
+            let source = &laid[base + x..];
+            if let Some(last) = d.taps.last() {
+                // Taps ascend but for phases; the layout has room for the farthest.
+                debug_assert!(*last as usize + width <= source.len());
+            }
             let mut tile = 0;
             while tile < channels {
-                let (_, width) = tile_of(tile, channels);
+                let (_, tall) = tile_of(tile, channels);
                 let first = group * channels + tile;
-                let weights = &self.filter[first * taps..][..width * taps];
-                let most = most_vectors(isa, width);
-                let mut x = left;
-                while x < right {
-                    let vectors = (right - x).div_ceil(d.lanes).min(most);
-                    let columns = vectors * d.lanes;
-                    let Some(kernel) = kernel(isa, width, vectors) else {
-                        return;
-                    };
-                    let source = &laid[base + x..];
-                    if let Some(last) = d.taps.last() {
-                        // Taps ascend but for phases; the layout has room for the farthest.
-                        debug_assert!(*last as usize + columns <= source.len());
+                let weights = &self.filter[first * taps..][..tall * taps];
+                let Some(kernel) = kernel(isa, tall, vectors) else {
+                    return;
+                };
+                // SAFETY: the layout holds every tap of every column up to the next whole
+                // vector (`plan`), and `kernel` answers only what this processor can run.
+                unsafe { kernel(source, &d.taps, weights, sums) };
+                for (o, sums) in sums.chunks_exact_mut(width).take(tall).enumerate() {
+                    let channel = first + o;
+                    let at = ((image * s.oc + channel) * d.oh + y) * d.ow + x;
+                    // SAFETY: each output row piece belongs to one task.
+                    let target = unsafe { self.outputs.piece(at, count) };
+                    let sums = &mut sums[..count];
+                    if let Some(bias) = self.bias {
+                        let b = bias[channel];
+                        sums.iter_mut().for_each(|v| *v += b);
                     }
-                    // SAFETY: the layout holds every tap of every column up to the next whole
-                    // vector (`plan`), and `kernel` answers only what this processor can run.
-                    unsafe { kernel(source, &d.taps, weights, &mut sums) };
-                    let count = columns.min(right - x);
-                    for (o, sums) in sums.chunks_exact_mut(columns).take(width).enumerate() {
-                        let channel = first + o;
-                        let at = (channel * s.oh + y) * s.ow + x;
-                        // SAFETY: each output row piece belongs to one task.
-                        let target = unsafe { outputs.piece(at, count) };
-                        let sums = &mut sums[..count];
-                        if let Some(bias) = self.bias {
-                            let b = bias[channel];
-                            sums.iter_mut().for_each(|v| *v += b);
-                        }
-                        match self.conv.activation {
-                            Some(map) => block::map_f32(isa, map, sums, target),
-                            None => target.copy_from_slice(sums),
-                        }
+                    match self.conv.activation {
+                        Some(map) => block::map_f32(isa, map, sums, target),
+                        None => target.copy_from_slice(sums),
                     }
-                    x += columns;
                 }
-                tile += width;
+                tile += tall;
             }
+            x += width;
         }
     }
 }
@@ -277,7 +312,7 @@ unsafe fn avx512<const C: usize, const V: usize>(
 ) {
     use std::arch::x86_64::*;
     let mut acc = [[_mm512_setzero_ps(); V]; C];
-    for (&tap, weights) in taps.iter().zip(weights.as_chunks::<C>().0) {
+    let mut step = |tap: u32, weights: &[f32; C]| {
         // SAFETY: in bounds by the caller's promise.
         let x: [__m512; V] =
             std::array::from_fn(|v| unsafe { _mm512_loadu_ps(source.as_ptr().add(tap as usize + 16 * v)) });
@@ -287,7 +322,15 @@ unsafe fn avx512<const C: usize, const V: usize>(
                 *acc = _mm512_fmadd_ps(w, x, *acc);
             }
         }
+    };
+    // Several taps a turn: counting would else take turns of the multipliers' ports.
+    let (turns, rest) = taps.as_chunks::<4>();
+    let weights = weights.as_chunks::<C>().0;
+    let (weight_turns, weight_rest) = weights.as_chunks::<4>();
+    for (taps, weights) in turns.iter().zip(weight_turns) {
+        taps.iter().zip(weights).for_each(|(&tap, weights)| step(tap, weights));
     }
+    rest.iter().zip(weight_rest).for_each(|(&tap, weights)| step(tap, weights));
     for (i, v) in acc.iter().flatten().enumerate() {
         // SAFETY: C * V vectors of 16 fit: 8 x 8 x 16 is the whole array.
         unsafe { _mm512_storeu_ps(sums.as_mut_ptr().add(16 * i), *v) };
