@@ -1,6 +1,7 @@
-//! The engine's CPU backend beside onnxruntime: one case after the other, rounds of the two in
-//! turn, medians. The peer runs in the Python that WARREN_BENCH_PYTHON names (with onnxruntime and
-//! numpy); without one only the engine's own times are shown.
+//! The engine's CPU backend beside its peers: one case after the other, rounds of all in turn,
+//! medians. onnxruntime and numpy run in the Python that WARREN_BENCH_PYTHON names, the crates gemm
+//! and candle in the program that WARREN_BENCH_PEERS names (`benches/peers`); those that are not
+//! there are left out.
 //!
 //! Arguments: a part of the names of the cases to run. `THREADS` in the environment: 2 if not set.
 #![allow(clippy::unwrap_used, clippy::panic, missing_docs)]
@@ -200,8 +201,8 @@ impl Ours {
         y
     }
 
-    /// Median and best time of a run.
-    fn time(&mut self, case: &Case) -> [f64; 2] {
+    /// Median time of a run, in seconds.
+    fn time(&mut self, case: &Case) -> f64 {
         let (mut times, end) = (Vec::new(), Instant::now() + SLICE);
         while Instant::now() < end || times.len() < 3 {
             self.renew();
@@ -209,8 +210,7 @@ impl Ours {
             self.run(case);
             times.push(start.elapsed().as_secs_f64());
         }
-        let middle = median(&mut times);
-        [middle, times[0]]
+        median(&mut times)
     }
 }
 
@@ -223,25 +223,134 @@ fn median(times: &mut [f64]) -> f64 {
     times[times.len() / 2]
 }
 
-struct Peer(Child, BufReader<std::process::ChildStdout>);
+/// A process that answers lines with lines.
+struct Peer {
+    name: &'static str,
+    child: Child,
+    answers: BufReader<std::process::ChildStdout>,
+}
 
 impl Peer {
-    fn start(threads: usize) -> Option<Peer> {
-        let python = std::env::var_os("WARREN_BENCH_PYTHON")?;
-        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/benches/onnxruntime_peer.py");
-        let mut command = Command::new(python);
-        command.arg(script).arg(threads.to_string()).stdin(Stdio::piped()).stdout(Stdio::piped());
-        let mut child = command.spawn().unwrap();
-        let lines = BufReader::new(child.stdout.take().unwrap());
-        Some(Peer(child, lines))
+    fn start(name: &'static str, mut command: Command, threads: usize) -> Peer {
+        let threads = threads.to_string();
+        command.env("OPENBLAS_NUM_THREADS", &threads).env("RAYON_NUM_THREADS", &threads);
+        let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        let answers = BufReader::new(child.stdout.take().unwrap());
+        Peer { name, child, answers }
+    }
+
+    /// Those that can be had.
+    fn all(threads: usize) -> Vec<Peer> {
+        let mut peers = Vec::new();
+        if let Some(python) = std::env::var_os("WARREN_BENCH_PYTHON") {
+            for name in ["onnxruntime", "numpy"] {
+                let mut command = Command::new(&python);
+                command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/benches/peer.py"));
+                command.arg(threads.to_string()).arg(name);
+                peers.push(Peer::start(name, command, threads));
+            }
+        }
+        if let Some(program) = std::env::var_os("WARREN_BENCH_PEERS") {
+            for name in ["gemm", "candle"] {
+                let mut command = Command::new(&program);
+                command.arg(name);
+                peers.push(Peer::start(name, command, threads));
+            }
+        }
+        peers
     }
 
     fn ask(&mut self, line: &str) -> String {
-        writeln!(self.0.stdin.as_mut().unwrap(), "{line}").unwrap();
+        writeln!(self.child.stdin.as_mut().unwrap(), "{line}").unwrap();
         let mut answer = String::new();
-        self.1.read_line(&mut answer).unwrap();
+        self.answers.read_line(&mut answer).unwrap();
         answer
     }
+
+    /// Median time of runs, in microseconds.
+    fn time(&mut self) -> f64 {
+        let answer = self.ask(&format!("run {}", SLICE.as_secs_f64()));
+        answer.split_whitespace().next().unwrap().parse::<f64>().unwrap() * 1e6
+    }
+}
+
+impl Ours {
+    fn new(engine: &Arc<Engine>) -> Ours {
+        Ours {
+            engine: Arc::clone(engine),
+            budget: Budget::new(8 << 30),
+            weights: Vec::new(),
+            data: Vec::new(),
+            inputs: Vec::new(),
+            used: (0, 0),
+        }
+    }
+}
+
+/// What a graph costs beside its kernels: the encoder recorded, and run where there is next to
+/// nothing to compute.
+fn overhead(engine: &Arc<Engine>) {
+    let mut ours = Ours::new(engine);
+    let (mut record, mut all) = (Vec::new(), Vec::new());
+    for _ in 0..2000 {
+        ours.used = (0, 0);
+        let start = Instant::now();
+        let mut s = Session::new(Arc::clone(engine), Arc::clone(&ours.budget), Arc::default());
+        let y = ours.encoder(&mut s, 1, 1);
+        record.push(start.elapsed().as_secs_f64() * 1e6);
+        std::hint::black_box(s.value(y).unwrap().bytes());
+        all.push(start.elapsed().as_secs_f64() * 1e6);
+    }
+    let stats = engine.stats();
+    println!(
+        "encoder of 6 layers, 1 x 1: record {:.1} us; record, hit and run {:.1} us; plan cache: {} hits, {} misses",
+        median(&mut record),
+        median(&mut all),
+        stats.plan_hits,
+        stats.plan_misses
+    );
+}
+
+/// Multiply-adds of independent vectors in registers: what no kernel exceeds, in GFLOP/s.
+#[cfg(target_arch = "x86_64")]
+#[target_feature(enable = "avx512f,avx2,fma")]
+fn peak_of_one() -> f64 {
+    const TURNS: usize = 4_000_000;
+    let mut sums = [[0f32; 16]; 24];
+    let (x, y) = (std::hint::black_box([1.0001f32; 16]), std::hint::black_box([0.5f32; 16]));
+    let start = Instant::now();
+    for _ in 0..TURNS {
+        for sum in &mut sums {
+            for l in 0..16 {
+                sum[l] = x[l].mul_add(y[l], sum[l]);
+            }
+        }
+    }
+    let time = start.elapsed().as_secs_f64();
+    std::hint::black_box(sums);
+    (TURNS * 24 * 16 * 2) as f64 / time / 1e9
+}
+
+/// The same on so many threads at once; none where the instructions are missing.
+fn peak(threads: usize) -> Option<f64> {
+    #[cfg(target_arch = "x86_64")]
+    if is_x86_feature_detected!("avx512f") {
+        let mut rounds: Vec<f64> = (0..5)
+            .map(|_| {
+                let all: Vec<_> = (0..threads)
+                    .map(|_| {
+                        // SAFETY: the processor has the instructions.
+                        #[allow(unsafe_code)]
+                        std::thread::spawn(|| unsafe { peak_of_one() })
+                    })
+                    .collect();
+                all.into_iter().map(|t| t.join().unwrap()).sum()
+            })
+            .collect();
+        return Some(median(&mut rounds));
+    }
+    let _ = threads;
+    None
 }
 
 fn main() {
@@ -249,59 +358,54 @@ fn main() {
     let threads = std::env::var("THREADS").map_or(2, |v| v.parse().unwrap());
     let engine =
         Arc::new(Engine::new(EngineConfig { threads, poison: false, ..EngineConfig::default() }).unwrap());
-    let mut peer = Peer::start(threads);
-    println!("{threads} threads, median of {ROUNDS} rounds' medians and the best of all runs, in us;");
-    println!("ratios above 1: faster than onnxruntime. Where others use the machine only the best count.");
-    let heads = ["case", "ours", "best", "onnxruntime", "best", "ratio", "of best"];
+    let mut peers = Peer::all(threads);
+    let peak = peak(threads);
     println!(
-        "{:32} {:>12} {:>12}{:>12} {:>12} {:>7} {:>7}",
-        heads[0], heads[1], heads[2], heads[3], heads[4], heads[5], heads[6]
+        "tensor engine on the CPU, {threads} threads: medians of {ROUNDS} rounds in us; how many times as long the peers take"
     );
+    if let Some(peak) = peak {
+        println!("multiply-adds in registers, measured: {peak:.0} GFLOP/s");
+    }
+    print!("{:28} {:>10} {:>8}", "case", "Warren", "of peak");
+    peers.iter().for_each(|peer| print!(" {:>18}", peer.name));
+    println!();
     for case in cases() {
         let sizes: Vec<String> = case.sizes.iter().map(u32::to_string).collect();
         let name = format!("{} {}", case.kind, sizes.join(" "));
         if !wanted.is_empty() && !wanted.iter().any(|w| name.contains(w.as_str())) {
             continue;
         }
-        let budget = Budget::new(8 << 30);
-        let mut ours = Ours {
-            engine: Arc::clone(&engine),
-            budget,
-            weights: Vec::new(),
-            data: Vec::new(),
-            inputs: Vec::new(),
-            used: (0, 0),
-        };
-        if let Some(peer) = &mut peer {
-            assert_eq!(peer.ask(&name).trim(), "ready");
-        }
+        let mut ours = Ours::new(&engine);
+        let able: Vec<bool> = peers.iter_mut().map(|peer| peer.ask(&name).trim() == "ready").collect();
         (0..3).for_each(|_| ours.run(&case));
-        let (mut own, mut other) = ([Vec::new(), Vec::new()], [Vec::new(), Vec::new()]);
-        let keep = |lists: &mut [Vec<f64>; 2], times: [f64; 2]| {
-            lists.iter_mut().zip(times).for_each(|(list, time)| list.push(time));
-        };
+        let mut own = Vec::new();
+        let mut others = vec![Vec::new(); peers.len()];
         for _ in 0..ROUNDS {
-            keep(&mut own, ours.time(&case));
-            if let Some(peer) = &mut peer {
-                let answer = peer.ask(&format!("run {}", SLICE.as_secs_f64()));
-                let times: Vec<f64> = answer.split_whitespace().map(|t| t.parse().unwrap()).collect();
-                keep(&mut other, [times[0], times[1]]);
+            own.push(ours.time(&case) * 1e6);
+            for (at, peer) in peers.iter_mut().enumerate().filter(|(at, _)| able[*at]) {
+                others[at].push(peer.time());
             }
         }
-        let best = |times: &[f64]| times.iter().copied().fold(f64::INFINITY, f64::min);
-        let own = [median(&mut own[0]), best(&own[1])].map(|t| t * 1e6);
-        print!("{name:32} {:12.1} {:12.1}", own[0], own[1]);
-        if other[0].is_empty() {
-            println!();
-        } else {
-            let other = [median(&mut other[0]), best(&other[1])].map(|t| t * 1e6);
-            println!(
-                "{:12.1} {:12.1} {:7.2} {:7.2}",
-                other[0],
-                other[1],
-                other[0] / own[0],
-                other[1] / own[1]
-            );
+        let own = median(&mut own);
+        let n = case.sizes.iter().map(|&n| f64::from(n)).collect::<Vec<f64>>();
+        let flops = match case.kind {
+            "matmul" | "dense" | "batched" => Some(2.0 * n.iter().product::<f64>()),
+            "conv" => Some(2.0 * n[0] * n[1] * n[2] * n[3] * n[4] * n[4] / n[5]),
+            _ => None,
+        };
+        let share = flops.zip(peak).map_or(String::new(), |(f, peak)| format!("{:.2}", f / own / 1e3 / peak));
+        print!("{name:28} {own:10.1} {share:>8}");
+        for times in &mut others {
+            if times.is_empty() {
+                print!(" {:>18}", "-");
+            } else {
+                let time = median(times);
+                print!(" {time:11.1} {:6.2}", time / own);
+            }
         }
+        println!();
+    }
+    if wanted.is_empty() {
+        overhead(&engine);
     }
 }

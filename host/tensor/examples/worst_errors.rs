@@ -1,6 +1,6 @@
 //! The worst error of each float32 operation on the CPU, in units of the last place of the exact
 //! result computed in f64, over a million random operands.
-#![allow(clippy::unwrap_used, missing_docs)]
+#![allow(clippy::unwrap_used, clippy::type_complexity, missing_docs)]
 
 use std::sync::Arc;
 

@@ -106,21 +106,21 @@ impl Engine {
     pub fn new(config: EngineConfig) -> Result<Engine, Error> {
         let pool = BufferPool::new(config.pool_bytes, config.poison);
         let cpu = Arc::new(Cpu::new(config.threads, Arc::clone(&pool))?);
-        let gpu = GpuConfig {
+        let limits = GpuConfig {
             keep: config.device_pool_bytes,
             limit: config.device_bytes,
             deadline: config.device_deadline,
             slice: config.device_slice,
             binding: config.device_binding_bytes,
         };
-        let (wgpu, mut devices) = Wgpu::choose(&config.device, gpu, &cpu, &pool);
+        let (gpu, mut devices) = Wgpu::choose(&config.device, limits, &cpu, &pool);
         let strict = !matches!(config.device, DeviceChoice::Auto | DeviceChoice::Cpu);
-        if strict && wgpu.is_none() {
+        if strict && gpu.is_none() {
             let found: Vec<String> = devices.iter().map(|d| format!("{} ({})", d.name, d.why)).collect();
             let found = if found.is_empty() { "no adapter".into() } else { found.join("; ") };
             return Err(Error::device("engine", format!("no device for `{}`: found {found}", config.device)));
         }
-        let why = match (&wgpu, &config.device) {
+        let why = match (&gpu, &config.device) {
             (Some(_), _) => "another device was chosen",
             (None, DeviceChoice::Cpu) => "asked for",
             (None, _) => "no GPU fits",
@@ -131,11 +131,11 @@ impl Engine {
             driver: cpu.instructions().into(),
             max_binding_bytes: u64::MAX,
             max_buffer_bytes: u64::MAX,
-            chosen: wgpu.is_none(),
+            chosen: gpu.is_none(),
             why: why.into(),
         });
-        let backend: Box<dyn Backend> = match wgpu {
-            Some(wgpu) => Box::new(wgpu),
+        let backend: Box<dyn Backend> = match gpu {
+            Some(gpu) => Box::new(gpu),
             None => Box::new(cpu),
         };
         Ok(Engine {

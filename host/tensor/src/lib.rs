@@ -28,6 +28,7 @@ mod types;
 mod value;
 mod wgpu;
 
+pub use crate::wgpu::{DeviceChoice, DeviceInfo, UnknownDevice};
 pub use budget::Budget;
 pub use engine::{Engine, EngineConfig, Stats};
 pub use error::{Error, ErrorKind};
@@ -42,4 +43,3 @@ pub use session::{Session, TensorId};
 pub use shape::{Dims, MAX_ELEMENTS, MAX_RANK};
 pub use types::{DataType, UnknownDataType};
 pub use value::Value;
-pub use wgpu::{DeviceChoice, DeviceInfo, UnknownDevice};

@@ -79,10 +79,10 @@ proptest! {
         let (x, i, u) = (whole(&to, seed, 0, 100), indices(&at, it, seed ^ 1), whole(&out, seed ^ 2, 0, 100));
         let from = |o: &[usize]| {
             let mut from = Vec::new();
-            for axis in 0..width {
+            for (axis, &size) in to[..width].iter().enumerate() {
                 let mut index = o[..outer.len()].to_vec();
                 index.push(axis);
-                from.push(place(i.data[index.iter().zip(&at).fold(0, |s, (v, d)| s * d + v)], to[axis]));
+                from.push(place(i.data[index.iter().zip(&at).fold(0, |s, (v, d)| s * d + v)], size));
             }
             from.extend(&o[outer.len()..]);
             from

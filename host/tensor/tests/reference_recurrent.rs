@@ -76,11 +76,11 @@ impl Weights {
             if cell.layout == LstmLayout::Iofg { [0, h, 2 * h, 3 * h] } else { [0, 3 * h, h, 2 * h] };
         let [outer, inner, last] = cell.activations;
         let (mut next_hidden, mut next_cell) = (Vec::new(), Vec::new());
-        for u in 0..h {
+        for (u, &before) in c.iter().enumerate() {
             let sum = |start: usize| self.given(d, start + u, x) + self.state(d, start + u, hidden);
-            let seen = |i: usize| self.peephole.as_ref().map_or(0.0, |p| p.at(&[d, i * h + u])) * c[u];
+            let seen = |i: usize| self.peephole.as_ref().map_or(0.0, |p| p.at(&[d, i * h + u])) * before;
             let [i, o, f] = [0, 1, 2].map(|g| apply(outer, sum(starts[g]) + seen(g)));
-            let next = f * c[u] + i * apply(inner, sum(starts[3]));
+            let next = f * before + i * apply(inner, sum(starts[3]));
             next_cell.push(next);
             next_hidden.push(o * apply(last, next));
         }

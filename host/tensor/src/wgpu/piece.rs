@@ -40,6 +40,9 @@ pub(crate) enum Work {
     Host(Arc<dyn Compiled>, Vec<(&'static str, Unhosted)>),
 }
 
+/// The pipelines of a piece, and the generation of the device that they are of.
+type Ready = (u64, Arc<Vec<Arc<Pipeline>>>);
+
 /// Commands for the device, their buffers planned.
 pub(crate) struct DevicePiece {
     /// Known to the device's thread by.
@@ -54,7 +57,7 @@ pub(crate) struct DevicePiece {
     /// The most bytes that its buffers take at once.
     pub peak: u64,
     /// Pipelines of the commands, for one device.
-    ready: Mutex<Option<(u64, Arc<Vec<Arc<Pipeline>>>)>>,
+    ready: Mutex<Option<Ready>>,
     kernels: Vec<crate::wgpu::kernel::Kernel>,
 }
 

@@ -188,14 +188,12 @@ impl Worker {
 
     /// Begins or goes on with one run; false when there is none.
     fn step(&mut self) -> bool {
-        if let Some(run) = self.waiting.pop_front() {
-            if !run.stop.load(Ordering::Relaxed) {
-                match self.begin(&run) {
-                    Ok((inputs, buffers)) => {
-                        self.active.push_back(Active { run, inputs, buffers, done: 0 });
-                    }
-                    Err(e) => _ = run.reply.send(Err(e)),
-                }
+        if let Some(run) = self.waiting.pop_front()
+            && !run.stop.load(Ordering::Relaxed)
+        {
+            match self.begin(&run) {
+                Ok((inputs, buffers)) => self.active.push_back(Active { run, inputs, buffers, done: 0 }),
+                Err(e) => _ = run.reply.send(Err(e)),
             }
         }
         // Each in turn, a slice at a time.

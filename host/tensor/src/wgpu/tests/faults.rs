@@ -242,6 +242,10 @@ impl Backend for Wrong {
         self.0.fetch(value, cancel)
     }
 
+    fn lose(&self) {
+        self.0.lose();
+    }
+
     fn memory(&self) -> (u64, u64) {
         (0, 0)
     }

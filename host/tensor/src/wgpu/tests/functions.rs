@@ -42,13 +42,16 @@ fn numbers(limit: f32) -> Vec<f32> {
     out
 }
 
+/// An operation, operands for it, the truth, and how many ULP off it may be.
+type Case<'a> = (Unary, &'a [f32], fn(f64) -> f64, f64);
+
 #[test]
 fn wgpu_functions_are_exact_over_their_whole_range() {
     let Some(wgpu) = open(config()) else { return };
     let engine = Engine::on(Box::new(wgpu), Arc::clone(&setup().buffers));
     let positive: Vec<f32> = numbers(1e37).into_iter().map(f32::abs).collect();
     let small = numbers(80.0);
-    let unary: [(Unary, &[f32], fn(f64) -> f64, f64); 7] = [
+    let unary: [Case<'_>; 7] = [
         (Unary::Exp, &small, f64::exp, 2.0),
         (Unary::Log, &positive, f64::ln, 3.0),
         (Unary::Tanh, &small, f64::tanh, 4.0),

@@ -1,5 +1,6 @@
-"""onnxruntime beside the tensor engine: builds the model that a line on stdin names, and answers
-each `run SECONDS` with the median and the best time of one run in seconds. Threads are the first argument.
+"""onnxruntime, or numpy, beside the tensor engine: builds the model that a line on stdin names (`none`
+where numpy has no single call for it), and answers each `run SECONDS` with the median and the best
+time of one run in seconds. Arguments: threads, and which of the two.
 
 The models are written as protocol buffers by hand, so that onnxruntime and numpy are all it takes.
 """
@@ -150,8 +151,26 @@ def build(kind, sizes, threads):
     raise ValueError(kind)
 
 
+def build_numpy(kind, sizes):
+    random = np.random.default_rng(1)
+    array = lambda *shape: random.random(shape, dtype=np.float32)
+    if kind in ("matmul", "dense"):
+        m, k, n = sizes
+        a, b, call = array(m, k), array(k, n), np.matmul
+    elif kind == "batched":
+        batch, m, k, n = sizes
+        a, b, call = array(batch, m, k), array(batch, k, n), np.matmul
+    elif kind == "add":
+        a, b, call = array(*sizes), array(*sizes), np.add
+    else:
+        return None
+    out = call(a, b)
+    return lambda: call(a, b, out=out), lambda: None
+
+
 def main():
     threads = int(sys.argv[1])
+    name = sys.argv[2]
     run = renew = None
     for line in sys.stdin:
         words = line.split()
@@ -165,7 +184,12 @@ def main():
                 times.append(time.perf_counter() - start)
             print(statistics.median(times), min(times), flush=True)
         else:
-            run, renew = build(words[0], tuple(int(w) for w in words[1:]), threads)
+            sizes = tuple(int(w) for w in words[1:])
+            built = build(words[0], sizes, threads) if name == "onnxruntime" else build_numpy(words[0], sizes)
+            if built is None:
+                print("none", flush=True)
+                continue
+            run, renew = built
             run()
             print("ready", flush=True)
 
