@@ -1,6 +1,6 @@
 #!/bin/sh
-# `make bench`: brings the peers, then runs the benches. Figures are ratios of one run. The parts of
-# the broker's bench can be chosen: BENCH="jobs latency" make bench
+# `make bench`: brings the peers, then runs the benches. Figures are ratios of one run. Parts can be
+# chosen: BENCH="tensor host jobs latency peers memory" make bench; the last four need RabbitMQ.
 set -eu
 cd "$(dirname "$0")/../.."
 venv=target/bench-venv
@@ -14,6 +14,30 @@ export WARREN_BENCH_PYTHON="$PWD/$venv/bin/python"
 # amqplib as the example client has it.
 export WARREN_BENCH_NODE="$PWD/target/clients/node"
 export WARREN_BENCH_TRANSCRIBE="$PWD/target/plugins/transcribe"
-cargo build --release --locked --workspace --bin warren --bench host --bench rabbitmq
-cargo bench --quiet --locked --workspace --bench host
-cargo bench --quiet --locked --workspace --bench rabbitmq -- ${BENCH:-}
+parts=" ${BENCH:-tensor host jobs latency peers memory} "
+wants() { case "$parts" in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
+
+cargo build --release --locked --workspace --bin warren --bench host --bench rabbitmq --bench speed \
+    --example wgpu_chain --example worst_errors
+if wants tensor; then
+    # A workspace of its own: nothing but this needs what it builds.
+    cargo build --quiet --release --locked --manifest-path host/tensor/benches/peers/Cargo.toml \
+        --target-dir target/bench-peers
+    export WARREN_BENCH_PEERS="$PWD/target/bench-peers/release/warren-bench-peers"
+    for threads in 1 2; do
+        THREADS=$threads cargo bench --quiet --locked --workspace --bench speed
+    done
+    # Where there is no device of that name it says so, and that is all.
+    "${CARGO_TARGET_DIR:-target}/release/examples/wgpu_chain" || true
+    "${CARGO_TARGET_DIR:-target}/release/examples/worst_errors"
+fi
+if wants host; then
+    cargo bench --quiet --locked --workspace --bench host
+fi
+broker=""
+for part in jobs latency peers memory; do
+    if wants "$part"; then broker="$broker $part"; fi
+done
+if [ -n "$broker" ]; then
+    cargo bench --quiet --locked --workspace --bench rabbitmq -- $broker
+fi

@@ -19,7 +19,7 @@ const ROWS: usize = 6;
 /// Rows of the right side that one pass takes: a panel of them stays in the first-level cache.
 const DEPTH: usize = 128;
 /// Rows of the left side that a task takes: they stay in the second-level cache.
-const BLOCK: usize = 64 * ROWS;
+const BLOCK: usize = 86 * ROWS;
 /// Panels from which on it pays to copy a block of rows first: rows that lie a power of two apart
 /// drive each other out of the caches.
 const MANY_PANELS: usize = 4;
