@@ -27,11 +27,8 @@ fn sample(low: f64, high: f64, seed: u64) -> Vec<f32> {
 
 fn ulp(found: f32, exact: f64) -> f64 {
     let near = exact as f32;
-    if found == near || found.is_nan() && exact.is_nan() {
-        return ((f64::from(found) - exact) / spacing(near)).abs();
-    }
-    if near.is_infinite() {
-        return if found.is_infinite() { 0.0 } else { f64::INFINITY };
+    if near.is_infinite() || exact.is_nan() {
+        return if found == near || found.is_nan() && exact.is_nan() { 0.0 } else { f64::INFINITY };
     }
     ((f64::from(found) - exact) / spacing(near)).abs()
 }
