@@ -1,12 +1,14 @@
 //! A device that is lost while a job runs on it: the job begins again, once; jobs after it run on a
 //! new device. On a GPU where there is one, else on llvmpipe.
 
+use std::time::Instant;
+
 use serde_json::json;
 use warren::config::Config;
 use warren::host::tensor_engine;
 use warren_client::oip::Data;
 use warren_tests::inbox::{body, int, job, kind};
-use warren_tests::{House, Inbox, guest, hostile, logs};
+use warren_tests::{GLANCE, House, Inbox, PATIENCE, guest, hostile, logs};
 
 /// Steps of a job: more than are done before a loss is noticed.
 const STEPS: u32 = 400;
@@ -79,6 +81,10 @@ async fn a_job_whose_device_is_lost_begins_again_once() {
     assert_eq!(response.outputs.len(), 1);
     assert_eq!(response.outputs[0].data, Data::Raw(counted.into()));
     assert_eq!(seen.events.last().map(|e| e.attempt), Some(1));
-    let stats = house.host().tensors().stats();
-    assert_eq!(stats.device_live_bytes, 0, "all that jobs held was given back: {stats:?}");
+    // What jobs held is given back; the last result once its message is gone.
+    let start = Instant::now();
+    while house.host().tensors().stats().device_live_bytes > 0 {
+        assert!(start.elapsed() < PATIENCE, "still held: {:?}", house.host().tensors().stats());
+        tokio::time::sleep(GLANCE).await;
+    }
 }
