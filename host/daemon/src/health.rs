@@ -88,7 +88,7 @@ impl Health {
                 if !parts.broker.is_connected() {
                     reasons.push("broker: the connection is lost; connecting again");
                 }
-                if parts.plugins.models().is_empty() {
+                if parts.plugins.is_empty() {
                     reasons.push("plugins: none is loaded");
                 }
             }

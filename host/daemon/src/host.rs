@@ -2,12 +2,16 @@
 //! through wire, intake, schedule, sandbox, relay and settle; and all of it drained at the end.
 
 mod consume;
+mod deploy;
+
+pub use deploy::{DeployError, Deployer, Loaded};
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
+use deploy::Deploy;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -21,9 +25,9 @@ use crate::duplicates::Duplicates;
 use crate::intake;
 use crate::job::{Code, Envelope, Failure, Job, Outputs};
 use crate::losses::{self, Losses};
-use crate::plugin::{self, LoadError, Plugin, Plugins};
+use crate::plugin::{LoadError, Plugin, Plugins, Share};
 use crate::relay::{Relay, Relays};
-use crate::sandbox::{Entry, Refusal, Sandbox, SandboxConfig, SandboxError, TICK};
+use crate::sandbox::{CompilerConfig, Entry, Refusal, Sandbox, SandboxConfig, SandboxError, TICK};
 use crate::schedule::{Pace, Schedule};
 use crate::settle::{End, Settler};
 use crate::topology;
@@ -84,11 +88,13 @@ struct Inner {
     relays: Arc<Relays>,
     counters: Counters,
     stopping: CancellationToken,
-    running: TaskTracker,
     consumers: TaskTracker,
     cancels: Cancels,
     duplicates: Duplicates,
     losses: Losses,
+    deploy: Deploy,
+    /// Where everything between the broker and the guests runs.
+    threads: Handle,
     /// What this host is called, and which of all runs of that name it is.
     name: String,
     run: String,
@@ -119,6 +125,20 @@ pub fn tensor_engine(config: &Config) -> Result<TensorEngine, HostError> {
     })?)
 }
 
+/// Tells the plugins how the config shares their jobs out.
+fn share_out(plugins: &Plugins, config: &Config) {
+    for (name, versions) in &config.versions {
+        plugins.share(
+            name,
+            match &versions.pin {
+                Some(version) => Share::Pinned(version.clone()),
+                None if versions.weights.is_empty() => Share::Newest,
+                None => Share::Weighted(versions.weights.clone()),
+            },
+        );
+    }
+}
+
 impl Host {
     /// Builds the host: engines, stores, threads. Nothing is consumed yet.
     ///
@@ -130,7 +150,7 @@ impl Host {
         if let Some(device) = tensors.devices().iter().find(|d| d.chosen) {
             tracing::info!(device = %device.name, driver = %device.driver, why = %device.why, "tensors");
         }
-        let sandbox = Arc::new(Sandbox::new(
+        let sandbox = Sandbox::new(
             &SandboxConfig {
                 slots,
                 memory_mib: config.limits.memory_mib,
@@ -138,7 +158,14 @@ impl Host {
                 pagemap_scan: config.pagemap_scan,
             },
             Arc::clone(&tensors),
-        )?);
+        )?;
+        let sandbox = Arc::new(sandbox.compiling(CompilerConfig {
+            program: config.compiler.clone(),
+            memory_mib: config.compile_memory_mib,
+            seconds: config.compile_seconds,
+            cache: config.cache.clone().filter(|path| !path.as_os_str().is_empty()),
+            cache_mib: config.cache_mib,
+        }));
         let guests = Builder::new_multi_thread()
             .worker_threads(slots + SPARE_THREADS)
             .thread_name("warren-guest")
@@ -146,6 +173,7 @@ impl Host {
             .build()
             .map_err(HostError::Threads)?;
         let plugins = Arc::new(Plugins::default());
+        share_out(&plugins, &config);
         let interval = Duration::from_millis(config.status_interval_ms);
         Ok(Self {
             inner: Arc::new(Inner {
@@ -158,11 +186,12 @@ impl Host {
                 relays: Relays::new(Arc::clone(&broker), config.responses_queue.clone(), interval),
                 counters: Counters::default(),
                 stopping: CancellationToken::new(),
-                running: TaskTracker::new(),
                 consumers: TaskTracker::new(),
                 cancels: Cancels::default(),
                 duplicates: Duplicates::new(Duration::from_millis(config.duplicate_window_ms)),
                 losses: Losses::default(),
+                deploy: Deploy::default(),
+                threads: guests.handle().clone(),
                 name: config.host_name(),
                 run: uuid::Uuid::new_v4().to_string(),
                 broker,
@@ -172,17 +201,12 @@ impl Host {
         })
     }
 
-    /// Loads one plugin's folder; it serves from the next [`Host::serve`] on.
+    /// Loads one plugin's folder, wherever it is; it serves at once.
     ///
     /// # Errors
-    /// [`LoadError`].
+    /// [`LoadError`]: nothing has changed then.
     pub async fn load(&self, folder: &Path) -> Result<Arc<Plugin>, LoadError> {
-        let plugin = plugin::load(folder, &self.inner.sandbox, &self.inner.config.limits).await?;
-        let plugin = Arc::new(plugin);
-        self.inner.plugins.add(Arc::clone(&plugin))?;
-        tracing::info!(plugin = %plugin.identity.plugin, digest = %plugin.identity.digest,
-            models = ?plugin.manifest.models, assets = plugin.guest.assets().len(), "plugin loaded");
-        Ok(plugin)
+        self.inner.load_folder(folder).await
     }
 
     /// Loads every folder of the plugin directory that holds a manifest. One that cannot be loaded
@@ -190,37 +214,26 @@ impl Host {
     ///
     /// # Errors
     /// [`HostError::Plugins`] when the directory cannot be read.
-    pub async fn load_all(&self) -> Result<Vec<(PathBuf, Result<Arc<Plugin>, LoadError>)>, HostError> {
-        let path = &self.inner.config.plugins;
-        let fail = |source| HostError::Plugins { path: path.clone(), source };
-        let mut folders = Vec::new();
-        for entry in std::fs::read_dir(path).map_err(fail)? {
-            let folder = entry.map_err(fail)?.path();
-            if folder.join(plugin::manifest::FILE_NAME).is_file() {
-                folders.push(folder);
-            }
-        }
-        folders.sort();
-        let mut loaded = Vec::with_capacity(folders.len());
-        for folder in folders {
-            let result = self.load(&folder).await;
-            if let Err(error) = &result {
-                tracing::error!(folder = %folder.display(), %error, "plugin not loaded");
-            }
-            loaded.push((folder, result));
-        }
-        Ok(loaded)
+    pub async fn load_all(&self) -> Result<Vec<Loaded>, HostError> {
+        let fail = |source| HostError::Plugins { path: self.inner.config.plugins.clone(), source };
+        Ok(self.inner.scan(true).await.map_err(fail)?.0)
     }
 
-    /// Declares the topology and consumes the queues of every loaded model.
+    /// What changes while the host serves: for whoever operates it.
+    pub fn deployer(&self) -> Deployer {
+        Deployer::new(&self.inner)
+    }
+
+    /// Declares the topology and consumes the queues of every loaded model; of those loaded later, too.
     ///
     /// # Errors
     /// [`BrokerError`].
     pub async fn serve(&self) -> Result<(), BrokerError> {
-        for source in consume::sources(&self.inner).await? {
+        for source in consume::common(&self.inner).await? {
             let (inner, consumer) = (Arc::clone(&self.inner), source.open(&self.inner).await?);
             self.spawn(self.inner.consumers.track_future(consume::consume(inner, source, consumer)));
         }
+        self.inner.consume_models().await?;
         self.spawn(consume::tell_losses(Arc::downgrade(&self.inner)));
         let (relays, stopping) = (Arc::downgrade(&self.inner.relays), self.inner.stopping.clone());
         self.spawn(async move {
@@ -272,7 +285,6 @@ impl Host {
     /// drain time, and ends the threads. True when every job had finished.
     pub async fn shutdown(mut self) -> bool {
         self.inner.stopping.cancel();
-        self.inner.running.close();
         self.inner.consumers.close();
         // Each consumer waits for what runs, after its own last delivery.
         let drained =
@@ -496,6 +508,13 @@ impl Inner {
             Err(Unfinished::NotBegun) => return Settle::Nack,
         };
         way.pace.body(delivery.message.body.len());
+        self.judge(
+            &plugin,
+            match &end {
+                End::Failed(failure) => Some(failure),
+                End::Done(_) | End::Retry(_) => None,
+            },
+        );
         settler.end(delivery, &shell, &relay, end).await
     }
 

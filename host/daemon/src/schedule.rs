@@ -1,5 +1,5 @@
-//! Which plugin serves a job, and when it runs: the newest plugin of the model, in the order of
-//! arrival, as soon as a slot is free.
+//! Which plugin serves a job, and when it runs: a version of the model's plugin as its operator shares
+//! jobs out (the newest if nothing is said), in the order of arrival, as soon as a slot is free.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -91,7 +91,7 @@ impl Schedule {
     /// `NO_MODEL` when none serves it.
     pub fn choose(&self, envelope: &Envelope) -> Result<Arc<Plugin>, Failure> {
         let model = &envelope.model;
-        self.plugins.newest(model).ok_or_else(|| {
+        self.plugins.choose(model, fastrand::f64).ok_or_else(|| {
             Failure::new(
                 Code::NoModel,
                 format!("no plugin serves model {model:?}; served: {:?}", self.plugins.models()),

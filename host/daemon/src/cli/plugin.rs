@@ -1,14 +1,18 @@
-//! `warren plugin`: what a plugin is (`inspect`) and whether it would be served (`validate`).
+//! `warren plugin`: what a plugin is (`inspect`), whether it would be served (`validate`), and what a
+//! running host serves (`list`, `load`, `unload`, `pin`, `rollback`).
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use serde_json::json;
+use anyhow::Context;
+use serde_json::{Value, json};
 use warren::broker::embedded::Embedded;
 use warren::host::Host;
 use warren::plugin::Package;
 
 use super::Settings;
+use super::admin::{self, Request};
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -22,6 +26,44 @@ pub enum Command {
         #[command(flatten)]
         settings: Settings,
     },
+    /// Every version that a running host has, and every folder that it refuses, with the reason.
+    List {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Load a folder into a running host, wherever it is.
+    Load {
+        /// The plugin's folder.
+        folder: PathBuf,
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Take a version, or a whole plugin, out of service; what runs on it finishes.
+    Unload {
+        /// name@version, or the name for all of its versions.
+        name: String,
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Let one version take all jobs of its plugin, or several a part each.
+    Pin {
+        /// The plugin's name.
+        name: String,
+        /// The version; or several with their weights: 1.2.0=90 1.3.0=10; none: the newest again.
+        versions: Vec<String>,
+        #[command(flatten)]
+        running: Running,
+    },
+    /// Let the newest version of a plugin give way to the one before it.
+    Rollback {
+        /// The plugin's name.
+        name: String,
+        #[command(flatten)]
+        running: Running,
+    },
     /// Load a plugin as a host would, `prepare` included, and say whether it would be served.
     Validate {
         /// The plugin's folder.
@@ -31,9 +73,86 @@ pub enum Command {
     },
 }
 
+/// Which running host.
+#[derive(clap::Args)]
+pub struct Running {
+    /// Its admin socket.
+    #[arg(long, value_name = "SOCKET")]
+    admin: Option<PathBuf>,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Running {
+    async fn ask(self, request: Request) -> anyhow::Result<Value> {
+        let configured = self.settings.load()?.admin;
+        let path = self.admin.or(configured).or_else(admin::default_path);
+        let path = path.context("no admin socket: give --admin, or set `admin`, as for the host")?;
+        admin::ask(&path, &request).await
+    }
+}
+
+/// `1.2.0=90` and the like; a version alone is none of them.
+fn weights(versions: &[String]) -> anyhow::Result<BTreeMap<String, u32>> {
+    let part = |text: &String| {
+        let (version, weight) =
+            text.split_once('=').context("several versions need weights: 1.2.0=90 1.3.0=10")?;
+        let weight = weight.parse().with_context(|| format!("{text}: the weight is a whole number"))?;
+        Ok((version.to_owned(), weight))
+    };
+    versions.iter().map(part).collect()
+}
+
+fn show(list: &Value) {
+    let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+    let rows = |name: &str| list[name].as_array().cloned().unwrap_or_default();
+    println!("{:<28} {:<9} {:>6} {:>12}  models", "plugin", "state", "share", "failed");
+    for row in rows("versions") {
+        let share = format!("{:.0} %", row["share"].as_f64().unwrap_or_default() * 100.0);
+        let failed = format!("{} of {}", row["of_them_failed"], row["first_jobs"]);
+        let models: Vec<String> = row["models"].as_array().into_iter().flatten().map(text).collect();
+        let (plugin, state) = (text(&row["plugin"]), text(&row["state"]));
+        println!("{plugin:<28} {state:<9} {share:>6} {failed:>12}  {}", models.join(", "));
+    }
+    for row in rows("refused") {
+        println!(
+            "refused: {} since {}\n    {}",
+            text(&row["folder"]),
+            text(&row["since"]),
+            text(&row["reason"])
+        );
+    }
+}
+
 /// Runs the command.
 pub async fn plugin(command: Command) -> anyhow::Result<bool> {
     match command {
+        Command::List { json, running } => {
+            let list = running.ask(Request::List).await?;
+            if json { println!("{list:#}") } else { show(&list) }
+        }
+        Command::Load { folder, running } => {
+            let folder = folder.canonicalize().with_context(|| format!("{}", folder.display()))?;
+            let done = running.ask(Request::Load { folder }).await?;
+            println!("serving {} for {}", done["loaded"].as_str().unwrap_or_default(), done["models"]);
+        }
+        Command::Unload { name, running } => {
+            let done = running.ask(Request::Unload { name }).await?;
+            println!("out of service: {}", done["unloaded"]);
+        }
+        Command::Pin { name, versions, running } => {
+            let request = match versions.as_slice() {
+                [] => Request::Pin { name, version: None },
+                [version] if !version.contains('=') => Request::Pin { name, version: Some(version.clone()) },
+                several => Request::Weigh { name, weights: weights(several)? },
+            };
+            println!("{}", running.ask(request).await?);
+        }
+        Command::Rollback { name, running } => {
+            let done = running.ask(Request::Rollback { name }).await?;
+            let name = |key: &str| done[key].as_str().unwrap_or_default().to_owned();
+            println!("{} is out of service, {} serves", name("out"), name("serving"));
+        }
         Command::Inspect { folder, json, settings } => {
             let host = Host::new(settings.load()?, Arc::new(Embedded::new()))?;
             let package = Package::read(&folder)?;

@@ -22,9 +22,9 @@ use warren::host::Host;
 use warren_client::oip::InferRequest;
 use warren_client::{Client, ClientError, JobRequest};
 
-use super::Settings;
 use super::render::Render;
 use super::service::{self, Stops};
+use super::{Settings, admin};
 
 #[derive(clap::Args)]
 pub struct Args {
@@ -76,6 +76,7 @@ pub async fn serve(args: Args) -> anyhow::Result<bool> {
         tokio::spawn(health::serve(listener, health.clone()));
     }
     let brokers = Brokers::new(&config)?;
+    let admin_socket = config.admin.clone().or_else(admin::default_path);
     let (slots, embedded, drain) = (config.slot_count(), config.is_embedded(), config.drain());
     let (host, broker) = tokio::select! {
         started = start(config, &brokers, &health) => started?,
@@ -85,6 +86,14 @@ pub async fn serve(args: Args) -> anyhow::Result<bool> {
         }
     };
     tokio::spawn(service::watchdog(health.clone()));
+    tokio::spawn(service::reload(args.settings, host.deployer()));
+    if let Some(path) = admin_socket {
+        match admin::listen(&path).await {
+            Ok(listener) => drop(tokio::spawn(admin::serve(listener, host.deployer()))),
+            // A second host of the same user serves all the same.
+            Err(error) => eprintln!("no admin socket: {error:#}"),
+        }
+    }
     service::notify(&[NotifyState::Ready, NotifyState::Status("serving")]);
     if embedded {
         eprintln!(
@@ -137,6 +146,7 @@ async fn start(
         }
     }
     host.serve().await?;
+    host.deployer().watch_directory()?;
     health.enter(Phase::Serving);
     Ok((host, broker))
 }

@@ -7,6 +7,9 @@ use anyhow::Context;
 use sd_notify::NotifyState;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use warren::health::Health;
+use warren::host::Deployer;
+
+use super::Settings;
 
 /// SIGTERM and Ctrl-C.
 pub struct Stops {
@@ -28,6 +31,24 @@ impl Stops {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Takes the config anew at each SIGHUP, as far as a running host can.
+pub async fn reload(settings: Settings, deployer: Deployer) {
+    let Ok(mut hangups) = signal(SignalKind::hangup()) else {
+        tracing::warn!("cannot listen for SIGHUP: the config is read at the start only");
+        return;
+    };
+    while hangups.recv().await.is_some() {
+        let done = settings.load().map(|config| deployer.reload(&config));
+        match done {
+            Ok(Ok(())) => {
+                tracing::info!("SIGHUP: `versions` of the config are in force; the rest needs a restart")
+            }
+            Ok(Err(error)) => tracing::warn!(%error, "SIGHUP"),
+            Err(error) => tracing::error!(%error, "SIGHUP: the config is wrong and was not taken over"),
         }
     }
 }

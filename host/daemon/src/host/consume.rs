@@ -6,6 +6,8 @@ use std::sync::{Arc, Weak};
 use std::time::Duration;
 
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
 
 use super::{Inner, Kind};
 use crate::broker::{BrokerError, Confirmation, Consumer, Delivery, Settle};
@@ -33,38 +35,49 @@ const LAST_WORDS: Duration = Duration::from_secs(2);
 pub(super) struct Source {
     queue: String,
     kind: Kind,
-    topology: Topology,
+    topology: Arc<Topology>,
+    /// Set when it is to be consumed no longer; the host's end sets it too.
+    stop: CancellationToken,
+    /// What was taken from it and has not ended.
+    running: TaskTracker,
 }
 
-/// Declares everything, and answers the queues that this host consumes.
-pub(super) async fn sources(inner: &Inner) -> Result<Vec<Source>, BrokerError> {
-    let broker = inner.broker.as_ref();
-    let common = topology::common(&inner.config);
-    topology::declare(broker, &common).await?;
-    let control = topology::control();
-    topology::declare(broker, &control).await?;
-    let own = control.queues.first().map(|q| q.name.clone()).unwrap_or_default();
-    let source = |queue: &str, kind, topology: &Topology| Source {
+fn source(queue: &str, kind: Kind, topology: &Arc<Topology>, stop: &CancellationToken) -> Source {
+    Source {
         queue: queue.to_owned(),
         kind,
-        topology: topology.clone(),
-    };
-    let mut sources = vec![
-        source(&own, Kind::Control, &control),
-        source(UNDONE, Kind::Undone, &common),
-        source(UNSERVED, Kind::Unserved, &common),
-    ];
-    for model in inner.plugins.models() {
-        let topology = topology::of_model(&model);
-        topology::declare(broker, &topology).await?;
-        let pace = Arc::new(Pace::default());
-        for class in Class::ALL {
-            let queue = wire::job_queue(&model, class);
-            sources.push(source(&queue, Kind::Job(Arc::clone(&pace)), &topology));
-        }
-        sources.push(source(&wire::isolated_queue(&model), Kind::Isolated(pace), &topology));
+        topology: Arc::clone(topology),
+        stop: stop.clone(),
+        running: TaskTracker::new(),
     }
-    Ok(sources)
+}
+
+/// Declares what all hosts share, and answers the queues of it that this host consumes.
+pub(super) async fn common(inner: &Inner) -> Result<Vec<Source>, BrokerError> {
+    let broker = inner.broker.as_ref();
+    let common = Arc::new(topology::common(&inner.config));
+    topology::declare(broker, &common).await?;
+    let control = Arc::new(topology::control());
+    topology::declare(broker, &control).await?;
+    let own = control.queues.first().map(|q| q.name.clone()).unwrap_or_default();
+    let stop = &inner.stopping;
+    Ok(vec![
+        source(&own, Kind::Control, &control, stop),
+        source(UNDONE, Kind::Undone, &common, stop),
+        source(UNSERVED, Kind::Unserved, &common, stop),
+    ])
+}
+
+/// The queues of a model, to be consumed until `stop`.
+pub(super) fn of_model(model: &str, stop: &CancellationToken) -> Vec<Source> {
+    let topology = Arc::new(topology::of_model(model));
+    let pace = Arc::new(Pace::default());
+    let mut sources: Vec<Source> = Class::ALL
+        .iter()
+        .map(|&class| source(&wire::job_queue(model, class), Kind::Job(Arc::clone(&pace)), &topology, stop))
+        .collect();
+    sources.push(source(&wire::isolated_queue(model), Kind::Isolated(pace), &topology, stop));
+    sources
 }
 
 impl Source {
@@ -79,24 +92,26 @@ impl Source {
         }
     }
 
+    /// Declares the queue and subscribes.
+    pub(super) async fn begin(&self, inner: &Inner) -> Result<Consumer, BrokerError> {
+        topology::declare(inner.broker.as_ref(), &self.topology).await?;
+        self.open(inner).await
+    }
+
     /// Subscribes.
     pub(super) async fn open(&self, inner: &Inner) -> Result<Consumer, BrokerError> {
         inner.broker.consume(&self.queue, self.prefetch(inner)).await
     }
 
-    /// Declares the queue anew and subscribes, until that works or the host stops.
-    async fn again(&self, inner: &Inner) -> Option<Consumer> {
+    /// Declares the queue anew and subscribes, until that works or it is to stop.
+    pub(super) async fn again(&self, inner: &Inner) -> Option<Consumer> {
         loop {
             tokio::select! {
                 biased;
-                () = inner.stopping.cancelled() => return None,
+                () = self.stop.cancelled() => return None,
                 () = sleep(PAUSE) => {}
             }
-            let opened = async {
-                topology::declare(inner.broker.as_ref(), &self.topology).await?;
-                self.open(inner).await
-            };
-            match opened.await {
+            match self.begin(inner).await {
                 Ok(consumer) => {
                     tracing::info!(queue = self.queue, "consuming again");
                     return Some(consumer);
@@ -108,17 +123,17 @@ impl Source {
 }
 
 /// Starts the work on a delivery.
-fn begin(inner: &Arc<Inner>, kind: &Kind, delivery: Delivery) {
+fn begin(inner: &Arc<Inner>, source: &Source, delivery: Delivery) {
     inner.counters.taken.fetch_add(1, Ordering::Relaxed);
-    let (host, kind) = (Arc::clone(inner), kind.clone());
-    inner.running.spawn(async move {
+    let (host, kind) = (Arc::clone(inner), source.kind.clone());
+    source.running.spawn(async move {
         // All that a job needs on its way is large: it is made in its place, not handed from hand to hand.
         Box::pin(host.take(&kind, delivery)).await;
         host.counters.settled.fetch_add(1, Ordering::Relaxed);
     });
 }
 
-/// Takes deliveries until the host stops, and waits for all that was taken.
+/// Takes deliveries until it is to stop, and waits for all that was taken.
 pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) {
     let mut next = Some(first);
     while let Some(consumer) = next {
@@ -127,8 +142,8 @@ pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) 
         let mut prefetch = source.prefetch(&inner);
         let mut ticks = interval(FIT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let stopping = inner.stopping.clone();
-        let mut stopped = std::pin::pin!(stopping.cancelled());
+        let stop = source.stop.clone();
+        let mut stopped = std::pin::pin!(stop.cancelled());
         loop {
             let delivery = tokio::select! {
                 biased;
@@ -151,14 +166,14 @@ pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) 
                 delivery = deliveries.recv() => delivery,
             };
             let Some(delivery) = delivery else { break };
-            begin(&inner, &source.kind, delivery);
+            begin(&inner, &source, delivery);
             // And what else is there already, but not so much that nothing else is looked at.
             for _ in 1..AT_ONCE {
                 let Ok(delivery) = deliveries.try_recv() else { break };
-                begin(&inner, &source.kind, delivery);
+                begin(&inner, &source, delivery);
             }
         }
-        if inner.stopping.is_cancelled() {
+        if source.stop.is_cancelled() {
             // What was delivered and not begun goes back unprocessed. The subscription lives until
             // every job of it is settled: dropping it would count them as failed.
             deliveries.close();
@@ -166,7 +181,8 @@ pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) 
                 inner.losses.lost(losses::key(&delivery.queue, &wire::job_key(&delivery)), false);
                 inner.broker.settle(delivery.tag, Settle::Nack);
             }
-            inner.running.wait().await;
+            source.running.close();
+            source.running.wait().await;
             drop(subscription);
             return;
         }

@@ -1,10 +1,13 @@
 //! Plugins: their manifests, loading them, and which of them serve which model.
 
 pub mod manifest;
+mod registry;
 
-use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+pub use registry::{Listed, Plugins, Refused, Share, Standing};
 
 use crate::config::Limits;
 use crate::digest::sha256_hex;
@@ -25,7 +28,34 @@ pub struct Plugin {
     pub limits: Limits,
     /// What runs.
     pub guest: Guest,
-    version: semver::Version,
+    /// How its first jobs have ended.
+    pub tally: Tally,
+    pub(crate) version: semver::Version,
+}
+
+/// How the first jobs of a version have ended.
+#[derive(Debug, Default)]
+pub struct Tally {
+    jobs: AtomicU32,
+    broken: AtomicU32,
+}
+
+impl Tally {
+    /// Counts a job. Answers how many there were and how many of them broke, as long as they are among
+    /// the first `limit`.
+    pub fn count(&self, broken: bool, limit: u32) -> Option<(u32, u32)> {
+        if self.jobs.load(Ordering::Relaxed) >= limit {
+            return None;
+        }
+        let jobs = self.jobs.fetch_add(1, Ordering::Relaxed).saturating_add(1);
+        let broken = self.broken.fetch_add(u32::from(broken), Ordering::Relaxed) + u32::from(broken);
+        (jobs <= limit).then_some((jobs, broken))
+    }
+
+    /// Jobs counted, and how many of them broke.
+    pub fn counts(&self) -> (u32, u32) {
+        (self.jobs.load(Ordering::Relaxed), self.broken.load(Ordering::Relaxed))
+    }
 }
 
 /// Why a plugin is not served. Each says where and what to do.
@@ -145,7 +175,8 @@ pub async fn load(folder: &Path, sandbox: &Arc<Sandbox>, cap: &Limits) -> Result
     let compiled = tokio::task::spawn_blocking(move || {
         let package = Package::read(&owned)?;
         let path = package.folder.join(&package.manifest.component);
-        let compiled = engine.compile(&path.display().to_string(), &package.component)?;
+        let compiled =
+            engine.compile_digest(&path.display().to_string(), &package.component, &package.sha256)?;
         Ok::<_, LoadError>((package, compiled))
     });
     let (package, compiled) = match compiled.await {
@@ -168,62 +199,7 @@ pub async fn load(folder: &Path, sandbox: &Arc<Sandbox>, cap: &Limits) -> Result
         identity: Identity { plugin: name, digest },
         limits,
         guest,
+        tally: Tally::default(),
         version,
     })
-}
-
-/// The plugins in service, by model.
-#[derive(Default)]
-pub struct Plugins {
-    by_model: RwLock<HashMap<String, Vec<Arc<Plugin>>>>,
-}
-
-impl Plugins {
-    /// Puts a plugin into service for its models.
-    ///
-    /// # Errors
-    /// [`LoadError::Duplicate`].
-    pub fn add(&self, plugin: Arc<Plugin>) -> Result<(), LoadError> {
-        let mut by_model = self.by_model.write().unwrap_or_else(PoisonError::into_inner);
-        let serving = by_model.values().flatten();
-        if let Some(other) = serving
-            .filter(|p| p.identity.plugin == plugin.identity.plugin)
-            .find(|p| p.identity.digest != plugin.identity.digest)
-        {
-            return Err(LoadError::Duplicate {
-                folder: plugin.guest.folder().display().to_string(),
-                plugin: plugin.identity.plugin.to_string(),
-                other: other.guest.folder().display().to_string(),
-            });
-        }
-        for model in &plugin.manifest.models {
-            let serving = by_model.entry(model.clone()).or_default();
-            serving.retain(|p| p.identity.plugin != plugin.identity.plugin);
-            serving.push(Arc::clone(&plugin));
-            // Newest first; of equal versions the name decides, so that the order never depends on
-            // the order of loading.
-            serving.sort_by(|a, b| {
-                b.version.cmp(&a.version).then_with(|| a.manifest.name.cmp(&b.manifest.name))
-            });
-        }
-        Ok(())
-    }
-
-    /// The candidates for a model, newest first.
-    pub fn candidates(&self, model: &str) -> Vec<Arc<Plugin>> {
-        self.by_model.read().unwrap_or_else(PoisonError::into_inner).get(model).cloned().unwrap_or_default()
-    }
-
-    /// The newest plugin of a model.
-    pub fn newest(&self, model: &str) -> Option<Arc<Plugin>> {
-        self.by_model.read().unwrap_or_else(PoisonError::into_inner).get(model)?.first().cloned()
-    }
-
-    /// Every model served, sorted.
-    pub fn models(&self) -> Vec<String> {
-        let mut models: Vec<String> =
-            self.by_model.read().unwrap_or_else(PoisonError::into_inner).keys().cloned().collect();
-        models.sort_unstable();
-        models
-    }
 }
