@@ -29,11 +29,12 @@ pub fn binary() -> PathBuf {
 }
 
 /// Takes the settings of this process away from a command: those of tests are none of the host's.
+/// Compiled code goes where what is built goes, not to the user's own.
 pub fn without_settings(command: &mut Command) -> &mut Command {
     for (name, _) in std::env::vars().filter(|(name, _)| name.starts_with("WARREN_")) {
         command.env_remove(name);
     }
-    command
+    command.env("WARREN_CACHE", binary().with_file_name("warren-cache"))
 }
 
 /// A directory for `--plugins` with these guests. The clocks of `hostile` are set so far that none of them

@@ -13,7 +13,7 @@ const MODULES: [(&str, &[&str]); 21] = [
     ("duplicates", &[]),
     ("losses", &[]),
     ("broker", &[]),
-    ("sandbox", &["config", "job"]),
+    ("sandbox", &["config", "digest", "job"]),
     ("cancel", &["job", "sandbox"]),
     ("plugin", &["config", "digest", "job", "sandbox"]),
     ("wire", &["broker", "job", "losses"]),

@@ -1,6 +1,7 @@
 //! The operator's configuration: a TOML file, `WARREN_…` environment variables and flags, the
 //! later over the earlier. Unknown keys are errors wherever they come from. Knows no other module.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -22,6 +23,17 @@ pub struct Config {
     pub health: Health,
     /// The directory whose sub-folders are plugins.
     pub plugins: PathBuf,
+    /// The socket over which `warren plugin list|load|unload|pin|rollback` reach a running host; without,
+    /// one in `$RUNTIME_DIRECTORY` or `$XDG_RUNTIME_DIR`, or none where neither is set.
+    pub admin: Option<PathBuf>,
+    /// How often the plugin directory is looked at when nothing told of a change, ms: network file
+    /// systems tell nothing.
+    pub rescan_ms: u64,
+    /// When a new version gives way to the one before it.
+    pub rollback: Rollback,
+    /// How the versions of a plugin share its jobs, by the plugin's name; the newest takes all where
+    /// nothing is said.
+    pub versions: BTreeMap<String, Versions>,
     /// Guests that run at a time; 0: one a core.
     pub slots: usize,
     /// Threads of the tensor engine; 0: one a core.
@@ -41,6 +53,19 @@ pub struct Config {
     pub retry_delays_ms: Vec<u64>,
     /// The most that any plugin may use, whatever its manifest says.
     pub limits: Limits,
+    /// Memory that compiling a component may take, MiB.
+    pub compile_memory_mib: u64,
+    /// How long compiling a component may take, s.
+    pub compile_seconds: u64,
+    /// Where compiled code is kept, in a directory of this user's own; none: the commands use
+    /// `$CACHE_DIRECTORY`, `$XDG_CACHE_HOME/warren` or `~/.cache/warren`; empty: it is not kept.
+    pub cache: Option<PathBuf>,
+    /// The most that is kept there, MiB. What was not used for longest goes first.
+    pub cache_mib: u64,
+    /// The `warren` that compiles components in a process of its own, as the commands set it; none:
+    /// this process compiles, under no limit.
+    #[serde(skip)]
+    pub compiler: Option<PathBuf>,
     /// Inputs and outputs by reference.
     pub artifacts: Artifacts,
     /// The response queue's name for jobs without a reply address.
@@ -97,6 +122,32 @@ pub struct Health {
     pub listen: Option<String>,
 }
 
+/// When a new version gives way to the one before it, which is kept loaded until then.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Rollback {
+    /// How many of its first jobs are looked at; 0: it is never taken back.
+    pub jobs: u32,
+    /// It is taken back when more than this part of them failed by the plugin's doing, 0 to 1.
+    pub rate: f64,
+}
+
+impl Default for Rollback {
+    fn default() -> Self {
+        Self { jobs: 20, rate: 0.5 }
+    }
+}
+
+/// How the versions of a plugin share its jobs. One of the two, or none.
+#[derive(Debug, Clone, Default, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Versions {
+    /// This version takes all of them.
+    pub pin: Option<String>,
+    /// Each takes its part, e.g. `{ "1.2.0" = 90, "1.3.0" = 10 }`.
+    pub weights: BTreeMap<String, u32>,
+}
+
 /// Inputs and outputs by reference.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -124,6 +175,10 @@ impl Default for Config {
             amqp: Amqp::default(),
             health: Health::default(),
             plugins: "plugins".into(),
+            admin: None,
+            rescan_ms: 5_000,
+            rollback: Rollback::default(),
+            versions: BTreeMap::new(),
             slots: 0,
             tensor_threads: 0,
             device: "auto".into(),
@@ -142,6 +197,11 @@ impl Default for Config {
                 events: 1_000_000,
                 log_kib: 4096,
             },
+            compile_memory_mib: 2048,
+            compile_seconds: 120,
+            cache: None,
+            cache_mib: 4096,
+            compiler: None,
             artifacts: Artifacts::default(),
             responses_queue: "warren.responses".into(),
             drain_ms: 30_000,
@@ -280,11 +340,25 @@ impl Config {
         if self.limits.memory_mib == 0 || self.limits.memory_mib > 4096 {
             return bad("limits.memory_mib", format!("{}: use 1 to 4096", self.limits.memory_mib));
         }
+        if self.compile_memory_mib == 0 || self.compile_seconds == 0 {
+            return bad("compile_memory_mib, compile_seconds", "use at least 1".into());
+        }
         if let Err(unknown) = self.device.parse::<DeviceChoice>() {
             return bad("device", unknown.to_string());
         }
         if self.device_memory_mib == 0 || self.device_silence_ms == 0 {
             return bad("device_memory_mib, device_silence_ms", "use at least 1".into());
+        }
+        if !(0.0..=1.0).contains(&self.rollback.rate) {
+            return bad("rollback.rate", format!("{}: use 0 to 1", self.rollback.rate));
+        }
+        for (name, versions) in &self.versions {
+            if versions.pin.is_some() && !versions.weights.is_empty() {
+                return bad("versions", format!("{name}: give `pin` or `weights`, not both"));
+            }
+            if versions.weights.values().any(|&weight| weight > 1_000_000) {
+                return bad("versions", format!("{name}: a weight is at most 1000000"));
+            }
         }
         if self.responses_queue.is_empty() {
             return bad("responses_queue", "must not be empty".into());

@@ -8,6 +8,7 @@ use std::process::{Command, Output, Stdio};
 fn warren(folder: &Path, arguments: &[&str]) -> Output {
     Command::new(env!("CARGO_BIN_EXE_warren"))
         .current_dir(folder)
+        .env("WARREN_CACHE", target().join("warren-cache"))
         .args(arguments)
         .output()
         .expect("the command starts")
@@ -97,6 +98,7 @@ fn a_stranger_scaffolds_builds_inspects_runs_and_serves_a_plugin() {
     // As a server: requests as lines, events as lines; a bad line harms no other.
     let mut server = Command::new(env!("CARGO_BIN_EXE_warren"))
         .current_dir(dir.path())
+        .env("WARREN_CACHE", target().join("warren-cache"))
         .args(["serve", "."])
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())

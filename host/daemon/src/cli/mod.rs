@@ -1,5 +1,7 @@
 //! Arguments, logging and exit codes; each command has a module of its own.
 
+mod admin;
+mod compile;
 mod dead;
 mod demo;
 mod device;
@@ -63,7 +65,7 @@ enum Command {
         #[command(subcommand)]
         command: topology::Command,
     },
-    /// Look at plugins.
+    /// Look at plugins; change what a running host serves.
     Plugin {
         #[command(subcommand)]
         command: plugin::Command,
@@ -110,12 +112,18 @@ struct Settings {
 
 impl Settings {
     fn load(&self) -> anyhow::Result<Config> {
-        Ok(Config::load(self.config.as_deref(), self)?)
+        let mut config = Config::load(self.config.as_deref(), self)?;
+        compile::configure(&mut config);
+        Ok(config)
     }
 }
 
 /// Exit codes: 0 done, 1 failed, 2 (by clap) wrong arguments.
 pub fn main() -> ExitCode {
+    // Before anything is started: to limit itself is the first that a compiler does.
+    if let Some(ended) = compile::asked_to() {
+        return ended;
+    }
     let cli = Cli::parse();
     if let Err(error) = logging(&cli) {
         eprintln!("warren: --log {:?}: {error:#}", cli.log);

@@ -4,6 +4,7 @@
 
 mod assets;
 mod bindings;
+mod compile;
 mod guest_log;
 mod jobs;
 mod outcome;
@@ -21,6 +22,7 @@ use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
 use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline};
 
 pub use assets::Assets;
+pub use compile::{CompilerConfig, Order, compile_component};
 pub use outcome::Refusal;
 pub use state::ProgressSink;
 pub use watch::{TICK, Watch};
@@ -29,6 +31,7 @@ use crate::config::{Limits, mib};
 use crate::job::{Code, Failure, Job, Named, Outputs, Parameter};
 use assets::AssetsDraft;
 use bindings::PluginPre;
+use compile::Compiler;
 use guest_log::GuestLog;
 use state::{Limiter, RunningJob, State, Stop};
 use watch::{Clocks, Guard, Ticker};
@@ -63,6 +66,54 @@ pub enum SandboxError {
         /// Which file.
         component: String,
         /// What the compiler says.
+        reason: String,
+    },
+    /// Compiling took too long.
+    #[error(
+        "{component}: compiling takes longer than {seconds} s: compile_seconds allows no more; make the component \
+         smaller, or raise it"
+    )]
+    CompileTime {
+        /// Which file.
+        component: String,
+        /// The limit, s.
+        seconds: u64,
+    },
+    /// Compiling took too much memory.
+    #[error(
+        "{component}: compiling needs more than {mib} MiB: compile_memory_mib allows no more; make the component \
+         smaller, or raise it"
+    )]
+    CompileMemory {
+        /// Which file.
+        component: String,
+        /// The limit, MiB.
+        mib: u64,
+    },
+    /// Its code is too large.
+    #[error("{component}: its compiled code has more than {mib} MiB: make the component smaller")]
+    CodeSize {
+        /// Which file.
+        component: String,
+        /// The limit, MiB.
+        mib: u64,
+    },
+    /// Its code finds no place on disk.
+    #[error(
+        "{component}: its compiled code cannot be written: {reason}: make room in the temporary directory"
+    )]
+    CodeUnwritten {
+        /// Which file.
+        component: String,
+        /// What the system says.
+        reason: String,
+    },
+    /// The compiler's process did not do its work.
+    #[error("{component}: the compiler failed on it: {reason}")]
+    Compiler {
+        /// Which file.
+        component: String,
+        /// How it ended and what it said.
         reason: String,
     },
     /// It imports what the world `plugin` does not offer, or lacks an export.
@@ -123,6 +174,7 @@ pub struct Entry {
 pub struct Sandbox {
     engine: Engine,
     linker: Linker<State>,
+    compiler: Compiler,
     ticker: Ticker,
     tensors: Arc<TensorEngine>,
     scratch: Option<Arc<PathBuf>>,
@@ -142,7 +194,8 @@ const MAX_PARAMETERS: usize = 256;
 /// The most handles that a guest may hold.
 const MAX_HANDLES: usize = 100_000;
 
-fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
+/// What code depends on: the same where it is compiled and where it runs.
+fn wasm() -> Config {
     let mut wasm = Config::new();
     wasm.wasm_component_model(true)
         .wasm_memory64(false)
@@ -155,6 +208,11 @@ fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
         .max_wasm_stack(WASM_STACK)
         .async_stack_size(STACK)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32));
+    wasm
+}
+
+fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
+    let mut wasm = wasm();
     let instances = u32::try_from(config.slots).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES);
     let mut pool = PoolingAllocationConfig::default();
     // Every instance may take all that a component may have: none takes it from its neighbours.
@@ -198,27 +256,49 @@ impl Sandbox {
         let epochs = engine.clone();
         let ticker = Ticker::start(move || epochs.increment_epoch())
             .map_err(|e| SandboxError::Engine(format!("cannot start the ticker thread: {e}")))?;
-        Ok(Self { engine, linker, ticker, tensors, scratch: config.scratch.clone().map(Arc::new) })
+        let compiler = Compiler::here(&engine);
+        let scratch = config.scratch.clone().map(Arc::new);
+        Ok(Self { engine, linker, compiler, ticker, tensors, scratch })
+    }
+
+    /// The same, compiling as it is told instead of in this process.
+    #[must_use]
+    pub fn compiling(mut self, config: CompilerConfig) -> Self {
+        self.compiler = Compiler::new(&self.engine, config);
+        self
     }
 
     /// Compiles a component and checks it against the world. Takes as long as the component is
     /// large: call it where blocking is allowed. `name` is for errors.
+    ///
+    /// # Errors
+    /// [`SandboxError`]: it does not compile within the limits, or is of another world.
     pub fn compile(&self, name: &str, bytes: &[u8]) -> Result<Compiled, SandboxError> {
-        let component = Component::from_binary(&self.engine, bytes)
-            .map_err(|e| SandboxError::Compile { component: name.to_owned(), reason: format!("{e:#}") })?;
+        self.check(name, &self.compiler.component(&self.engine, name, bytes, None)?)
+    }
+
+    /// The same with the digest of the bytes, in lower-case hexadecimal: by it their code is kept, and
+    /// found again.
+    ///
+    /// # Errors
+    /// As [`Sandbox::compile`].
+    pub fn compile_digest(&self, name: &str, bytes: &[u8], sha256: &str) -> Result<Compiled, SandboxError> {
+        self.check(name, &self.compiler.component(&self.engine, name, bytes, Some(sha256))?)
+    }
+
+    fn check(&self, name: &str, component: &Component) -> Result<Compiled, SandboxError> {
         let world =
             |e: wasmtime::Error| SandboxError::World { component: name.to_owned(), reason: format!("{e:#}") };
-        let pre = self.linker.instantiate_pre(&component).map_err(world)?;
+        let pre = self.linker.instantiate_pre(component).map_err(world)?;
         Ok(Compiled { pre: PluginPre::new(pre).map_err(world)? })
     }
 
     /// The names that a component imports and exports. It is compiled, not run.
     ///
     /// # Errors
-    /// [`SandboxError::Compile`].
+    /// It does not compile within the limits.
     pub fn interfaces(&self, name: &str, bytes: &[u8]) -> Result<(Vec<String>, Vec<String>), SandboxError> {
-        let component = Component::from_binary(&self.engine, bytes)
-            .map_err(|e| SandboxError::Compile { component: name.to_owned(), reason: format!("{e:#}") })?;
+        let component = self.compiler.component(&self.engine, name, bytes, None)?;
         let kind = component.component_type();
         let imports = kind.imports(&self.engine).map(|(n, _)| n.to_owned()).collect();
         let exports = kind.exports(&self.engine).map(|(n, _)| n.to_owned()).collect();
