@@ -1,5 +1,5 @@
 # `make demo` shows it, `make test` proves it, `make bench` measures it.
-.PHONY: demo test bench chaos plugins prerequisites lint eval
+.PHONY: demo test bench chaos fuzz plugins prerequisites lint eval
 
 PLUGINS := echo transcribe
 GUEST_TARGET := target/guests
@@ -33,6 +33,10 @@ chaos: prerequisites
 	cargo build --release --locked --workspace --bin warren --bench chaos
 	@JOBS="$(JOBS)" KILLS="$(KILLS)" SEED="$(SEED)" \
 		cargo bench --quiet --locked --workspace --bench chaos
+
+# One decoder of untrusted bytes, on one core: TARGET= is a file in tests/fuzz/fuzz_targets.
+fuzz:
+	@sh tests/fuzz/run.sh "$(TARGET)" "$(SECONDS)"
 
 # Note F1 of `transcribe` against the reference implementation; needs fluidsynth and a sound font.
 eval: plugins

@@ -157,7 +157,7 @@ impl<'a> Cursor<'a> {
 }
 
 /// Class, weight, body size, flags, and the properties that the flags name, highest bit first.
-fn content_header(payload: &mut [u8]) -> Option<()> {
+pub(super) fn content_header(payload: &mut [u8]) -> Option<()> {
     let mut rest = Cursor(payload);
     rest.split(12)?;
     let flags = rest.split(2)?;

@@ -48,6 +48,8 @@ use self::consume::{Feed, Handle, Ledgers, Subscription};
 pub use self::declare::{Argument, exchange_arguments, queue_arguments};
 use self::declare::{Exclusive, Idle, named};
 use self::link::{Failure, Link, Target, jitter, supervise};
+#[doc(hidden)]
+pub use self::properties::arrived;
 use self::publish::{Patience, Publisher};
 use super::{
     BoxFuture, Broker, BrokerError, Confirm, Consumer, Difference, ExchangeSpec, Lost, Message, QueueDepth,

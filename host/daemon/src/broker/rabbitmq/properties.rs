@@ -5,6 +5,7 @@ use std::time::Duration;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, ByteArray, DecimalValue, FieldArray, FieldTable, LongString, ShortString};
 
+use super::filter::content_header;
 use crate::broker::{HeaderValue, Properties};
 
 /// Headers that RabbitMQ writes and believes. A message that is published again must not carry
@@ -132,6 +133,22 @@ pub(super) fn incoming(properties: &BasicProperties) -> Properties {
         timestamp: *properties.timestamp(),
         app_id: text(properties.app_id()),
         headers: headers.unwrap_or_default(),
+    }
+}
+
+/// What arrives of the properties in a content header's payload: looked over, and then read by the
+/// client library. None where the payload is refused before that. For fuzzing.
+///
+/// # Errors
+/// The client library refuses what was let through: that ends its connection.
+pub fn arrived(payload: &mut [u8]) -> Result<Option<Properties>, &'static str> {
+    if content_header(payload).is_none() {
+        return Ok(None);
+    }
+    let properties = payload.get(12..).unwrap_or_default();
+    match lapin::protocol::basic::parse_properties(properties) {
+        Ok((_, properties)) => Ok(Some(incoming(&properties))),
+        Err(_) => Err("the client library refuses what the filter lets through"),
     }
 }
 
