@@ -312,7 +312,10 @@ fn input(tensor: oip::Tensor) -> Result<Named, String> {
     };
     let shape: Option<Vec<u32>> = tensor.shape.iter().map(|d| u32::try_from(*d).ok()).collect();
     let Some(shape) = shape.filter(|s| s.len() <= 8) else {
-        return Err(format!("input {name:?}: shape {:?}: at most 8 dimensions below 2^32", tensor.shape));
+        let (rank, first) = (tensor.shape.len(), &tensor.shape[..tensor.shape.len().min(8)]);
+        return Err(format!(
+            "input {name:?}: a shape of {rank} dimensions, beginning with {first:?}: at most 8 dimensions below 2^32"
+        ));
     };
     let content_type = tensor.parameters.text("content_type").map(str::to_owned);
     let data = match tensor.data {

@@ -27,7 +27,7 @@ pub enum ClientError {
     Duplicate(String),
     /// An event does not follow the message contract.
     #[error(
-        "job {job:?}: cannot read {kind} event {attempt}:{sequence}: {detail}; the host speaks another version"
+        "job {job:?}: cannot read {kind:?} event {attempt}:{sequence}: {detail}; the host speaks another version"
     )]
     BadEvent {
         /// The job.

@@ -2,7 +2,7 @@
 
 use serde::Deserialize;
 
-use crate::oip::{InferResponse, Tensor};
+use crate::oip::{self, InferResponse, Tensor};
 use crate::transport::EventMessage;
 
 /// One event of a job.
@@ -76,7 +76,7 @@ struct ErrorBody {
 pub(crate) fn read(message: &EventMessage) -> Result<Option<EventBody>, String> {
     let body = match (message.kind.as_str(), message.last) {
         ("status", false) => {
-            let status: StatusBody = serde_json::from_slice(&message.body).map_err(|e| e.to_string())?;
+            let status: StatusBody = serde_json::from_slice(&message.body).map_err(wrong)?;
             EventBody::Status { stage: status.stage, progress: status.progress, message: status.message }
         }
         ("partial", false) => {
@@ -88,7 +88,7 @@ pub(crate) fn read(message: &EventMessage) -> Result<Option<EventBody>, String> 
         }
         ("result", true) => EventBody::Result(response(message)?),
         ("error", true) => {
-            let error: ErrorBody = serde_json::from_slice(&message.body).map_err(|e| e.to_string())?;
+            let error: ErrorBody = serde_json::from_slice(&message.body).map_err(wrong)?;
             let code = message.code.clone().unwrap_or_default();
             EventBody::Error(JobError { code, text: error.error })
         }
@@ -98,6 +98,11 @@ pub(crate) fn read(message: &EventMessage) -> Result<Option<EventBody>, String> 
         (_, false) => return Ok(None),
     };
     Ok(Some(body))
+}
+
+/// What the parser says, which may quote all of the body.
+fn wrong(error: serde_json::Error) -> String {
+    oip::clip(&error.to_string(), 300)
 }
 
 fn response(message: &EventMessage) -> Result<InferResponse, String> {

@@ -34,6 +34,39 @@ pub enum LoadError {
     },
 }
 
+impl LoadError {
+    /// The same in few words: names, operators and numbers are quoted from the file, whose writer
+    /// may have made them as long as he liked, or of what a terminal obeys.
+    pub(crate) fn shown(self) -> Self {
+        match self {
+            Self::Format(text) => Self::Format(clip(&text)),
+            Self::Model(text) => Self::Model(clip(&text)),
+            Self::Value { name, problem } => Self::Value { name: clip(&name), problem: clip(&problem) },
+            Self::Node { node, operator, opset, problem } => {
+                Self::Node { node: clip(&node), operator: clip(&operator), opset, problem: clip(&problem) }
+            }
+        }
+    }
+}
+
+/// The begin of `text`, control characters escaped.
+fn clip(text: &str) -> String {
+    const LONGEST: usize = 300;
+    let mut out = String::new();
+    for c in text.chars() {
+        if out.len() > LONGEST {
+            out.push_str("...");
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
 /// Why a loaded model was not run.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum RunError {

@@ -61,6 +61,10 @@ impl<'a> Slots<'a> {
 
 /// Loads a file. Never panics, whatever the bytes are.
 pub fn load(bytes: Bytes) -> Result<Loaded, LoadError> {
+    checked(bytes).map_err(LoadError::shown)
+}
+
+fn checked(bytes: Bytes) -> Result<Loaded, LoadError> {
     let model = proto::Model::decode(bytes).map_err(|e| LoadError::Format(e.to_string()))?;
     let Some(file) = &model.graph else {
         return Err(LoadError::Format("it holds no graph".into()));

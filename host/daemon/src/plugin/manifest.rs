@@ -130,12 +130,12 @@ pub enum ManifestError {
         source: std::io::Error,
     },
     /// Not TOML, a missing or unknown key, or a value of the wrong type.
-    #[error("{path}: {source}")]
+    #[error("{path}: {problem}")]
     Parse {
         /// Where.
         path: String,
-        /// What the parser says, with line and column.
-        source: Box<toml::de::Error>,
+        /// Line and column, and what the parser says.
+        problem: String,
     },
     /// A value that makes no sense.
     #[error("{path}: {key}: {problem}")]
@@ -164,12 +164,14 @@ impl Manifest {
 
     /// Parses and checks the text of a manifest; `path` is for errors.
     pub fn parse(text: &str, path: &str) -> Result<Self, ManifestError> {
-        let manifest: Self = toml::from_str(text)
-            .map_err(|source| ManifestError::Parse { path: path.to_owned(), source: Box::new(source) })?;
+        let manifest: Self = toml::from_str(text).map_err(|error| ManifestError::Parse {
+            path: path.to_owned(),
+            problem: explain(text, &error),
+        })?;
         manifest.check().map_err(|(key, problem)| ManifestError::Invalid {
             path: path.to_owned(),
             key,
-            problem,
+            problem: shown(&problem),
         })?;
         Ok(manifest)
     }
@@ -180,11 +182,7 @@ impl Manifest {
         if self.name.is_empty() || self.name.len() > 64 || !plain(&self.name) {
             return bad("name", format!("{:?}: use 1 to 64 lower-case letters, digits and '-'", self.name));
         }
-        let parts: Vec<&str> = self.version.splitn(3, '.').collect();
-        let numeric = |p: &&str| !p.is_empty() && p.bytes().all(|b| b.is_ascii_digit());
-        let patch = parts.get(2).map(|p| p.split(['-', '+']).next().unwrap_or_default());
-        if !(parts.iter().take(2).filter(|p| numeric(p)).count() == 2 && patch.as_ref().is_some_and(numeric))
-        {
+        if self.version.len() > 64 || semver::Version::parse(&self.version).is_err() {
             return bad("version", format!("{:?}: use a semantic version such as 1.2.3", self.version));
         }
         if self.models.is_empty() {
@@ -253,6 +251,37 @@ impl Manifest {
         }
         Ok(())
     }
+}
+
+/// The most that is said of a manifest, in bytes.
+const LONGEST: usize = 500;
+
+/// `text` no longer than [`LONGEST`] and without control characters: it quotes a file that nobody
+/// vouches for, and operators read it in terminals.
+fn shown(text: &str) -> String {
+    let mut out = String::new();
+    for c in text.chars() {
+        if out.len() > LONGEST {
+            out.push_str("...");
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
+    }
+    out
+}
+
+/// Where the parser stumbled, and over what.
+fn explain(text: &str, error: &toml::de::Error) -> String {
+    let place = error.span().and_then(|span| text.get(..span.start)).map(|before| {
+        let line = before.matches('\n').count() + 1;
+        let column = before.chars().rev().take_while(|c| *c != '\n').count() + 1;
+        format!("line {line}, column {column}: ")
+    });
+    shown(&format!("{}{}", place.unwrap_or_default(), error.message()))
 }
 
 /// A model's name becomes part of queue names and routing keys.

@@ -7,7 +7,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 use warren_client::oip;
 
-use super::{DEAD, ISOLATED, JOBS, MAX_ATTEMPT, RETRY, Rejected, envelope, retry_tier};
+use super::{DEAD, ISOLATED, JOBS, MAX_ATTEMPT, RETRY, Rejected, envelope, retry_tier, short};
 use crate::broker::{Delivery, HeaderValue, Message, Properties};
 use crate::job::{Code, Envelope, Failure, Identity, Job};
 use crate::losses::Lost;
@@ -201,7 +201,8 @@ pub fn losses(delivery: &Delivery, own: &str) -> Result<Vec<Lost>, String> {
     if delivery.message.properties.text("host") == Some(own) {
         return Ok(Vec::new());
     }
-    let body: Losses<'_> = serde_json::from_slice(&delivery.message.body).map_err(|e| e.to_string())?;
+    let body: Losses<'_> =
+        serde_json::from_slice(&delivery.message.body).map_err(|e| short(&e.to_string()))?;
     let all = body
         .lost
         .into_iter()

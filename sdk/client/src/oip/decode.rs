@@ -14,6 +14,9 @@ use super::{
     MAX_TENSORS, Parameter, Parameters, RequestedOutput, Tensor, data, elements,
 };
 
+/// Indices of an element that an error names: a shape may claim any number of dimensions.
+const MAX_INDICES: usize = 16;
+
 /// Everything that a request or a response may hold. Keys that neither has are ignored.
 #[derive(Deserialize)]
 struct Envelope<'a> {
@@ -308,9 +311,12 @@ fn tensor(
             path.push('.');
             path.push_str(key);
         }
-        for i in indices {
+        for i in indices.iter().take(MAX_INDICES) {
             // Writing into a String does not fail.
             let _ = write!(path, "[{i}]");
+        }
+        if indices.len() > MAX_INDICES {
+            path.push_str("...");
         }
         DecodeError::Tensor { kind, name: name.clone(), path, detail }
     };

@@ -88,13 +88,22 @@ pub enum EncodeError {
     },
 }
 
-/// `text` in at most about `limit` bytes, so that a message cannot be made as long as a body.
-pub(super) fn clip(text: &str, limit: usize) -> String {
-    if text.len() <= limit {
-        return text.to_owned();
+/// `text` in at most about `limit` bytes and without control characters, so that what is said about a
+/// body is neither as long as the body nor obeyed by a terminal.
+pub(crate) fn clip(text: &str, limit: usize) -> String {
+    let mut out = String::with_capacity(text.len().min(limit + 16));
+    for c in text.chars() {
+        if out.len() + c.len_utf8() > limit {
+            out.push_str("...");
+            break;
+        }
+        if c.is_control() {
+            out.extend(c.escape_default());
+        } else {
+            out.push(c);
+        }
     }
-    let end = (0..=limit).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
-    format!("{}...", &text[..end])
+    out
 }
 
 /// A shape for a message, however many dimensions were claimed.

@@ -16,6 +16,7 @@ use std::fmt;
 
 use bytes::Bytes;
 
+pub(crate) use error::clip;
 pub use error::{DecodeError, EncodeError};
 pub use parameters::{Parameter, Parameters};
 
