@@ -83,7 +83,8 @@ fn empty_job() -> Arc<Job> {
 /// Store, instantiate, call, drop, without broker and events.
 async fn sandbox_cycle() -> Result<()> {
     let sandbox = sandbox()?;
-    let plugin = warren::plugin::load(&guests().join("noop"), &sandbox, &Config::default().limits).await?;
+    let plugin =
+        warren::plugin::load(&guests().join("noop"), &sandbox, &Config::default().limits, &[]).await?;
     let job = empty_job();
     let mut figures = Vec::new();
     for _ in 0..ROUNDS {

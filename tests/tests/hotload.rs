@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use warren::host::DeployError;
-use warren::plugin::{Share, Standing};
+use warren::plugin::{Package, Share, Standing, signature};
 use warren_client::JobRequest;
 use warren_tests::house::follow;
 use warren_tests::{GLANCE, House, PATIENCE, guest, hostile, logs, variant};
@@ -261,4 +261,43 @@ async fn swaps_under_load_lose_no_job_and_running_ones_finish_on_theirs() {
         assert!(start.elapsed() < PATIENCE, "a version still drains");
         tokio::time::sleep(GLANCE).await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn where_keys_are_named_only_what_they_signed_is_served() {
+    let dir = tempfile::tempdir().expect("directory");
+    let (key, public) = signature::new_key().expect("a key");
+    let file = dir.path().join("key");
+    std::fs::write(&file, key).expect("write");
+    let plugins = dir.path().join("plugins");
+    std::fs::create_dir(&plugins).expect("folder");
+    let house = House::with(&[], |config| {
+        config.plugins = plugins.clone();
+        config.rescan_ms = 200;
+        config.signers = vec![public];
+    })
+    .await;
+    house.host().deployer().watch_directory().expect("it runs");
+    let refused = async |word: &str| {
+        let start = Instant::now();
+        while !house.host().plugins().refused().iter().any(|r| r.reason.contains(word)) {
+            let seen = (house.host().plugins().refused(), house.host().plugins().models());
+            assert!(start.elapsed() < PATIENCE, "not refused for {word:?}: {seen:?}");
+            tokio::time::sleep(GLANCE).await;
+        }
+    };
+    drop_in(&version(dir.path(), "echo", "1.0.0"), &plugins, "echo");
+    refused("signed plugins only").await;
+    // Signed where it lies, it is served without a further word.
+    let place = plugins.join("echo");
+    let package = Package::read(&place).expect("whole");
+    let text = signature::sign(&package, &file).expect("signed");
+    std::fs::write(place.join(signature::FILE_NAME), text).expect("write");
+    until(&house, &[("echo@1.0.0", Standing::Serving)]).await;
+    // More than its signer allowed: refused, and what was served is served on.
+    let manifest = std::fs::read_to_string(place.join("plugin.toml")).expect("manifest");
+    let changed = manifest.replace("1.0.0", "1.0.1") + "\n[limits]\nwall_ms = 3600000\n";
+    std::fs::write(place.join("plugin.toml"), changed).expect("write");
+    refused("changed after it was signed").await;
+    assert_eq!(served_by(&house, echo("a")).await, "echo@1.0.0");
 }

@@ -29,6 +29,9 @@ pub struct Config {
     /// How often the plugin directory is looked at when nothing told of a change, ms: network file
     /// systems tell nothing.
     pub rescan_ms: u64,
+    /// Public keys (64 hexadecimal digits, from `warren plugin keygen`): where there are any, only plugins
+    /// that one of them has signed are served.
+    pub signers: Vec<String>,
     /// When a new version gives way to the one before it.
     pub rollback: Rollback,
     /// How the versions of a plugin share its jobs, by the plugin's name; the newest takes all where
@@ -177,6 +180,7 @@ impl Default for Config {
             plugins: "plugins".into(),
             admin: None,
             rescan_ms: 5_000,
+            signers: Vec::new(),
             rollback: Rollback::default(),
             versions: BTreeMap::new(),
             slots: 0,
@@ -348,6 +352,10 @@ impl Config {
         }
         if self.device_memory_mib == 0 || self.device_silence_ms == 0 {
             return bad("device_memory_mib, device_silence_ms", "use at least 1".into());
+        }
+        let digits = |key: &String| key.len() == 64 && key.bytes().all(|b| b.is_ascii_hexdigit());
+        if let Some(key) = self.signers.iter().find(|key| !digits(key)) {
+            return bad("signers", format!("{key:?}: a key has 64 hexadecimal digits"));
         }
         if !(0.0..=1.0).contains(&self.rollback.rate) {
             return bad("rollback.rate", format!("{}: use 0 to 1", self.rollback.rate));

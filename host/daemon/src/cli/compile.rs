@@ -4,6 +4,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use rustix::process::{Resource, getrlimit, setrlimit};
 use warren::config::Config;
 use warren::sandbox::{Order, compile_component};
 
@@ -16,6 +17,7 @@ pub fn asked_to() -> Option<ExitCode> {
 
 /// Has hosts of this program compile in children, which are the same program, and keep the code.
 pub fn configure(config: &mut Config) {
+    more_files();
     // By this name it is the same even when another was put in its place meanwhile.
     let own = PathBuf::from("/proc/self/exe");
     config.compiler = if own.exists() { Some(own) } else { std::env::current_exe().ok() };
@@ -29,6 +31,15 @@ pub fn configure(config: &mut Config) {
                 "neither CACHE_DIRECTORY, XDG_CACHE_HOME nor HOME is set: compiled code is not kept"
             );
         }
+    }
+}
+
+/// Code that is mapped keeps its file open, one for each plugin: more than the 1,024 that are usual.
+fn more_files() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(error) = setrlimit(Resource::Nofile, limit) {
+        tracing::warn!(%error, "no more files can be had than the limit says (ulimit -n)");
     }
 }
 

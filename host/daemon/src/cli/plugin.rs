@@ -2,6 +2,8 @@
 //! running host serves (`list`, `load`, `unload`, `pin`, `rollback`).
 
 use std::collections::BTreeMap;
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 
@@ -9,7 +11,7 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use warren::broker::embedded::Embedded;
 use warren::host::Host;
-use warren::plugin::Package;
+use warren::plugin::{Package, signature};
 
 use super::Settings;
 use super::admin::{self, Request};
@@ -63,6 +65,19 @@ pub enum Command {
         name: String,
         #[command(flatten)]
         running: Running,
+    },
+    /// Make a key to sign plugins with; prints its public half, for `signers` in the hosts' config.
+    Keygen {
+        /// Where the key is written; it must not exist.
+        file: PathBuf,
+    },
+    /// Sign a plugin's folder as it is now: writes `plugin.sig` into it.
+    Sign {
+        /// The plugin's folder.
+        folder: PathBuf,
+        /// The key's file.
+        #[arg(long)]
+        key: PathBuf,
     },
     /// Load a plugin as a host would, `prepare` included, and say whether it would be served.
     Validate {
@@ -152,6 +167,22 @@ pub async fn plugin(command: Command) -> anyhow::Result<bool> {
             let done = running.ask(Request::Rollback { name }).await?;
             let name = |key: &str| done[key].as_str().unwrap_or_default().to_owned();
             println!("{} is out of service, {} serves", name("out"), name("serving"));
+        }
+        Command::Keygen { file } => {
+            let (key, public) = signature::new_key()?;
+            let mut options = std::fs::OpenOptions::new();
+            // Whoever has it signs for its owner.
+            options.write(true).create_new(true).mode(0o600);
+            let written = options.open(&file).and_then(|mut f| f.write_all(&key));
+            written.with_context(|| format!("cannot write {}", file.display()))?;
+            println!("{public}");
+        }
+        Command::Sign { folder, key } => {
+            let package = Package::read(&folder)?;
+            let path = package.folder.join(signature::FILE_NAME);
+            let text = signature::sign(&package, &key)?;
+            std::fs::write(&path, text).with_context(|| format!("cannot write {}", path.display()))?;
+            println!("signed {} in {}", package.name(), path.display());
         }
         Command::Inspect { folder, json, settings } => {
             let host = Host::new(settings.load()?, Arc::new(Embedded::new()))?;

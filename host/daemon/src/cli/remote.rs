@@ -110,7 +110,7 @@ pub fn models(config: &Config, named: &[String]) -> anyhow::Result<Vec<String>> 
         if !plugin.join(FILE_NAME).is_file() {
             continue;
         }
-        match Manifest::read(&plugin) {
+        match Manifest::read(&plugin).map(|(manifest, _)| manifest) {
             Ok(manifest) => models.extend(manifest.models),
             Err(error) => eprintln!("left out {}: {error}", plugin.display()),
         }

@@ -35,7 +35,7 @@ pub struct Args {
 /// Runs the job; true when it ended in a result.
 pub async fn run(args: Args) -> anyhow::Result<bool> {
     let mut config = args.settings.load()?;
-    let manifest = warren::plugin::manifest::Manifest::read(&args.folder)?;
+    let (manifest, _) = warren::plugin::manifest::Manifest::read(&args.folder)?;
     let Some(model) = manifest.models.first() else { bail!("the plugin serves no model") };
     let (job, roots) = request::request(&args.request, args.model.as_deref().unwrap_or(model))?;
     std::fs::create_dir_all(&args.output_dir)

@@ -183,7 +183,9 @@ impl Inner {
     async fn bring(&self, folder: &Path, before: Option<Arc<str>>) -> Result<Arc<Plugin>, LoadError> {
         let start = Instant::now();
         let loaded = async {
-            let plugin = Arc::new(plugin::load(folder, &self.sandbox, &self.config.limits).await?);
+            let plugin = Arc::new(
+                plugin::load(folder, &self.sandbox, &self.config.limits, &self.config.signers).await?,
+            );
             self.plugins.add(Arc::clone(&plugin))?;
             Ok::<_, LoadError>(plugin)
         };

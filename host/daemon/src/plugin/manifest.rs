@@ -153,13 +153,13 @@ const DATATYPES: [&str; 10] =
     ["BOOL", "UINT8", "UINT32", "UINT64", "INT8", "INT32", "INT64", "FP16", "FP32", "BYTES"];
 
 impl Manifest {
-    /// Reads and checks `folder/plugin.toml`.
-    pub fn read(folder: &Path) -> Result<Self, ManifestError> {
+    /// Reads and checks `folder/plugin.toml`; answers its text, too.
+    pub fn read(folder: &Path) -> Result<(Self, String), ManifestError> {
         let path = folder.join(FILE_NAME);
         let shown = path.display().to_string();
         let text = std::fs::read_to_string(&path)
             .map_err(|source| ManifestError::Read { path: shown.clone(), source })?;
-        Self::parse(&text, &shown)
+        Ok((Self::parse(&text, &shown)?, text))
     }
 
     /// Parses and checks the text of a manifest; `path` is for errors.

@@ -2,6 +2,7 @@
 
 pub mod manifest;
 mod registry;
+pub mod signature;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use crate::digest::sha256_hex;
 use crate::job::Identity;
 use crate::sandbox::{Guest, Sandbox, SandboxError};
 use manifest::{Manifest, ManifestError};
+use signature::SignatureError;
 
 /// The largest component that is read.
 const MAX_COMPONENT: u64 = 512 << 20;
@@ -100,6 +102,9 @@ pub enum LoadError {
         /// What the parser says.
         reason: String,
     },
+    /// Nobody vouches for it.
+    #[error(transparent)]
+    Signature(#[from] SignatureError),
     /// Compiling, the world, or `prepare`.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
@@ -119,6 +124,8 @@ pub enum LoadError {
 pub struct Package {
     /// The manifest.
     pub manifest: Manifest,
+    /// Of its text; lower-case hex.
+    pub manifest_sha256: String,
     /// The component's bytes: what is hashed is what is compiled.
     pub component: Vec<u8>,
     /// Lower-case hex.
@@ -134,7 +141,7 @@ impl Package {
     /// [`LoadError`].
     pub fn read(folder: &Path) -> Result<Self, LoadError> {
         let read = |path: &Path, source| LoadError::Read { path: path.display().to_string(), source };
-        let manifest = Manifest::read(folder)?;
+        let (manifest, text) = Manifest::read(folder)?;
         let folder = folder.canonicalize().map_err(|e| read(folder, e))?;
         let path = folder.join(&manifest.component);
         let size = std::fs::metadata(&path).map_err(|e| read(&path, e))?.len();
@@ -143,21 +150,12 @@ impl Package {
         }
         let component = std::fs::read(&path).map_err(|e| read(&path, e))?;
         let sha256 = sha256_hex(&component);
-        let check = |path: &Path, found: String, expected: &str| {
-            if found == expected {
-                return Ok(());
-            }
-            Err(LoadError::Digest { path: path.display().to_string(), found, expected: expected.to_owned() })
-        };
         if let Some(expected) = &manifest.sha256 {
-            check(&path, sha256.clone(), expected)?;
+            same(&path, sha256.clone(), expected)?;
         }
-        for file in &manifest.files {
-            let path = folder.join(&file.name);
-            let bytes = std::fs::read(&path).map_err(|e| read(&path, e))?;
-            check(&path, sha256_hex(&bytes), &file.sha256)?;
-        }
-        Ok(Self { manifest, component, sha256, folder })
+        check_files(&manifest, &folder)?;
+        let manifest_sha256 = sha256_hex(text.as_bytes());
+        Ok(Self { manifest, manifest_sha256, component, sha256, folder })
     }
 
     /// `name@version`.
@@ -166,14 +164,39 @@ impl Package {
     }
 }
 
-/// Loads a plugin: read, hash, compile, check the world, run `prepare`.
+fn same(path: &Path, found: String, expected: &str) -> Result<(), LoadError> {
+    if found == expected {
+        return Ok(());
+    }
+    Err(LoadError::Digest { path: path.display().to_string(), found, expected: expected.to_owned() })
+}
+
+/// Checks that the files that a manifest names are what it says. Blocks.
+fn check_files(manifest: &Manifest, folder: &Path) -> Result<(), LoadError> {
+    for file in &manifest.files {
+        let path = folder.join(&file.name);
+        let bytes = std::fs::read(&path)
+            .map_err(|source| LoadError::Read { path: path.display().to_string(), source })?;
+        same(&path, sha256_hex(&bytes), &file.sha256)?;
+    }
+    Ok(())
+}
+
+/// Loads a plugin: read, hash, check the signature where `signers` name keys, compile, check the world,
+/// run `prepare`.
 ///
 /// # Errors
 /// [`LoadError`] with the step that failed.
-pub async fn load(folder: &Path, sandbox: &Arc<Sandbox>, cap: &Limits) -> Result<Plugin, LoadError> {
-    let (owned, engine) = (folder.to_owned(), Arc::clone(sandbox));
+pub async fn load(
+    folder: &Path,
+    sandbox: &Arc<Sandbox>,
+    cap: &Limits,
+    signers: &[String],
+) -> Result<Plugin, LoadError> {
+    let (owned, engine, signers) = (folder.to_owned(), Arc::clone(sandbox), signers.to_vec());
     let compiled = tokio::task::spawn_blocking(move || {
         let package = Package::read(&owned)?;
+        signature::check(&package, &signers)?;
         let path = package.folder.join(&package.manifest.component);
         let compiled =
             engine.compile_digest(&path.display().to_string(), &package.component, &package.sha256)?;
@@ -192,7 +215,9 @@ pub async fn load(folder: &Path, sandbox: &Arc<Sandbox>, cap: &Limits) -> Result
         path: package.folder.join(manifest::FILE_NAME).display().to_string(),
         reason: e.to_string(),
     })?;
-    let guest = sandbox.prepare(Arc::clone(&name), compiled, limits.clone(), package.folder).await?;
+    let guest = sandbox.prepare(Arc::clone(&name), compiled, limits.clone(), package.folder.clone()).await?;
+    // What `prepare` read must be what was checked before it.
+    check_files(&package.manifest, &package.folder)?;
     let digest: Arc<str> = format!("sha256:{}", package.sha256).into();
     Ok(Plugin {
         manifest: package.manifest,
