@@ -19,7 +19,6 @@ async fn empty() -> (House, tempfile::TempDir) {
         config.plugins = dir.path().to_owned();
         config.rescan_ms = 200;
         config.rollback.jobs = 6;
-        config.unserved_ms = 10_000;
     })
     .await;
     house.host().deployer().watch_directory().expect("it runs");
@@ -80,9 +79,8 @@ async fn served_by(house: &House, request: JobRequest) -> String {
 async fn a_folder_is_dropped_upgraded_refused_and_taken_away() {
     let (house, dir) = empty().await;
     let staging = tempfile::tempdir().expect("directory");
-    // A job for a model that nobody serves yet waits for it.
-    let client = house.client.clone();
-    let early = tokio::spawn(async move { follow(&client, echo("early")).await });
+    // Who asks for what nobody serves is told so at once.
+    assert_eq!(house.run(echo("early")).await.code(), "NO_MODEL");
     drop_in(&version(staging.path(), "echo", "1.0.0"), dir.path(), "echo");
     until(&house, &[("echo@1.0.0", Standing::Serving)]).await;
     assert_eq!(served_by(&house, echo("a")).await, "echo@1.0.0");
@@ -109,7 +107,6 @@ async fn a_folder_is_dropped_upgraded_refused_and_taken_away() {
     drop_in(&version(staging.path(), "echo", "1.3.0"), dir.path(), "echo");
     until(&house, &[("echo@1.1.0", Standing::Standby), ("echo@1.3.0", Standing::Serving)]).await;
     assert_eq!(house.host().plugins().refused().len(), 0);
-    assert_eq!(early.await.expect("it ends").text("text"), "early");
     std::fs::rename(dir.path().join("echo"), staging.path().join("gone")).expect("taken away");
     until(&house, &[("echo@1.1.0", Standing::Serving)]).await;
     house.host().deployer().unload("echo").await.expect("it is there");
