@@ -298,3 +298,38 @@ async fn where_keys_are_named_only_what_they_signed_is_served() {
     refused("changed after it was signed").await;
     assert_eq!(served_by(&house, echo("a")).await, "echo@1.0.0");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_version_that_fails_its_own_test_never_serves() {
+    let (house, dir) = empty().await;
+    let staging = tempfile::tempdir().expect("directory");
+    let tested = |number: &str, mode: &str| {
+        let folder = version(staging.path(), "hostile", number);
+        let manifest = std::fs::read_to_string(folder.join("plugin.toml")).expect("manifest");
+        std::fs::write(folder.join("plugin.toml"), manifest + "\n[[selftest]]\nrequest = \"test.json\"\n")
+            .expect("write");
+        let request = format!(r#"{{"parameters": {{"mode": "{mode}", "number": 1}}, "inputs": []}}"#);
+        std::fs::write(folder.join("test.json"), request).expect("write");
+        folder
+    };
+    drop_in(&tested("1.0.0", "busy"), dir.path(), "hostile");
+    until(&house, &[("hostile@1.0.0", Standing::Serving)]).await;
+    for (number, mode, word) in [
+        ("1.1.0", "trap", "PLUGIN_TRAPPED"),
+        ("1.2.0", "loop", "STALLED"),
+        ("1.3.0", "invalid", "INVALID_INPUT"),
+        ("1.4.0", "retry", "asks for a retry"),
+    ] {
+        drop_in(&tested(number, mode), dir.path(), "hostile");
+        let start = Instant::now();
+        loop {
+            let refused = house.host().plugins().refused();
+            if refused.iter().any(|r| r.reason.contains("self-test failed") && r.reason.contains(word)) {
+                break;
+            }
+            assert!(start.elapsed() < PATIENCE, "{number} is not refused with {word}: {refused:?}");
+            tokio::time::sleep(GLANCE).await;
+        }
+        until(&house, &[("hostile@1.0.0", Standing::Serving)]).await;
+    }
+}

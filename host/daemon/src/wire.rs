@@ -10,7 +10,7 @@ use bytes::Bytes;
 use serde::Serialize;
 use warren_client::oip;
 
-use crate::broker::{Delivery, HeaderValue, Message, Properties};
+use crate::broker::{Delivery, HeaderValue, Message, Properties, Tag};
 use crate::job::{
     Class, Code, Data, Datatype, Envelope, EventsMode, Failure, Identity, Job, Named, Outputs, Parameter,
     Progress, Reference,
@@ -177,6 +177,22 @@ fn envelope(delivery: &Delivery) -> Result<Envelope, Box<Rejected>> {
             Err(Box::new(Rejected { envelope, failure: Failure::new(Code::BadRequest, text) }))
         }
     }
+}
+
+/// A request in JSON as a job that nobody sent: a plugin's own test.
+///
+/// # Errors
+/// As [`decode`].
+pub fn of_request(model: &str, body: Bytes) -> Result<Job, Box<Rejected>> {
+    let properties = Properties {
+        content_type: Some(oip::JSON.to_owned()),
+        correlation_id: Some("selftest".to_owned()),
+        ..Properties::default()
+    };
+    let message = Message { exchange: String::new(), routing_key: model.to_owned(), properties, body };
+    let tag = Tag { channel: 0, number: 0 };
+    let delivery = Delivery { message, queue: JOBS.into(), tag, delivery_count: 0 };
+    decode(&delivery, SystemTime::now())
 }
 
 /// A delivery as a job. `received` is when it arrived, for its time to live.

@@ -15,8 +15,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::{Inner, consume, share_out};
 use crate::config::Config;
-use crate::job::{Code, Failure, Fault};
+use crate::intake;
+use crate::job::{Code, Data, Failure, Fault};
 use crate::plugin::{self, Listed, LoadError, Plugin, Refused, Share, Standing, manifest};
+use crate::sandbox::{Entry, Refusal};
+use crate::wire;
 
 /// How old the newest file of a folder must be before the folder counts as whole: somebody may still
 /// be copying. A folder that appears by a rename is older than that.
@@ -186,6 +189,7 @@ impl Inner {
             let plugin = Arc::new(
                 plugin::load(folder, &self.sandbox, &self.config.limits, &self.config.signers).await?,
             );
+            self.self_test(&plugin).await?;
             self.plugins.add(Arc::clone(&plugin))?;
             Ok::<_, LoadError>(plugin)
         };
@@ -206,6 +210,35 @@ impl Inner {
                 Err(error)
             }
         }
+    }
+
+    /// Runs the jobs that the manifest names; each must end in a result.
+    async fn self_test(&self, plugin: &Plugin) -> Result<(), LoadError> {
+        for test in &plugin.manifest.selftest {
+            let path = plugin.guest.folder().join(&test.request);
+            let shown = path.display().to_string();
+            let fail = |failure: String| LoadError::SelfTest { path: shown.clone(), failure };
+            let body = tokio::fs::read(&path)
+                .await
+                .map_err(|source| LoadError::Read { path: shown.clone(), source })?;
+            let model = plugin.manifest.models.first().map(String::as_str).unwrap_or_default();
+            let job = wire::of_request(model, body.into()).map_err(|r| fail(r.failure.to_string()))?;
+            if job.inputs.iter().any(|input| matches!(input.data, Data::Reference(_))) {
+                return Err(fail("an input is a reference: put its data into the request".into()));
+            }
+            intake::check(&plugin.manifest, &job).map_err(|f| fail(f.to_string()))?;
+            let requested = job.requested.clone();
+            let entry = Entry { job: Arc::new(job), progress: Arc::new(|_| {}) };
+            let answer = self.sandbox.run(&plugin.guest, vec![entry], |_| {}).await.pop();
+            let mut outputs = match answer {
+                Some(Ok(outputs)) => outputs,
+                Some(Err(Refusal::Final(failure))) => return Err(fail(failure.to_string())),
+                Some(Err(Refusal::Retry(text))) => return Err(fail(format!("it asks for a retry: {text}"))),
+                None => return Err(fail("the sandbox answered nothing".into())),
+            };
+            intake::select(&plugin.manifest, &requested, &mut outputs).map_err(|f| fail(f.to_string()))?;
+        }
+        Ok(())
     }
 
     /// The version that a folder served before is kept until the new one's first jobs are done.

@@ -38,6 +38,9 @@ pub struct Manifest {
     /// Further files that the plugin needs beside it, with their digests.
     #[serde(default)]
     pub files: Vec<FileDigest>,
+    /// Jobs that a version must do before it serves.
+    #[serde(default)]
+    pub selftest: Vec<SelfTest>,
     /// What it may use.
     #[serde(default)]
     pub limits: Limits,
@@ -78,6 +81,14 @@ pub struct FileDigest {
     pub name: String,
     /// Lower-case hex.
     pub sha256: String,
+}
+
+/// A job that a version must do before it serves.
+#[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SelfTest {
+    /// A file of the folder: an Open Inference Protocol request in JSON, its inputs in it.
+    pub request: String,
 }
 
 /// How many jobs one call may get.
@@ -193,6 +204,7 @@ impl Manifest {
         }
         for (key, path) in std::iter::once(("component", &self.component))
             .chain(self.files.iter().map(|f| ("files.name", &f.name)))
+            .chain(self.selftest.iter().map(|t| ("selftest.request", &t.request)))
         {
             let inside = Path::new(path).components().all(|c| matches!(c, std::path::Component::Normal(_)));
             if path.is_empty() || !inside {

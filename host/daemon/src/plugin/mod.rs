@@ -108,6 +108,14 @@ pub enum LoadError {
     /// Compiling, the world, or `prepare`.
     #[error(transparent)]
     Sandbox(#[from] SandboxError),
+    /// A job of its own that it could not do.
+    #[error("{path}: the self-test failed: {failure}: mend the plugin, or the test")]
+    SelfTest {
+        /// The test's request.
+        path: String,
+        /// What a client would have got.
+        failure: String,
+    },
     /// A plugin of that name and version is loaded already, with other bytes.
     #[error("{folder}: {plugin} is loaded already from {other}: give the new one another version")]
     Duplicate {
