@@ -432,6 +432,103 @@ fn plugin(dir: &TempDir, name: &str, bytes: &[u8], zeros: u64) -> PathBuf {
     folder
 }
 
+/// A function's body that takes long: a branch out of each of so many blocks.
+fn branches(blocks: usize) -> Vec<u8> {
+    let targets: Vec<u8> = (0..=blocks).flat_map(leb).collect();
+    let jump = [&b"\x41\0\x0e"[..], &leb(blocks), &targets].concat();
+    [&b"\0"[..], &b"\x02\x40".repeat(blocks), &jump, &b"\x0b".repeat(blocks + 1)].concat()
+}
+
+/// A module with so many bytes of data, as a section of a component.
+fn data(bytes: usize) -> Vec<u8> {
+    let memory = sized(&[5], b"\x01\x01\x80\x10\x80\x20");
+    let segment = [&b"\x01\0\x41\0\x0b"[..], &sized(&[], &vec![7; bytes])].concat();
+    sized(&[1], &module(&[memory, sized(&[11], &segment)]))
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_child_keeps_its_limits_when_nobody_looks_after_it() {
+    use std::os::unix::process::ExitStatusExt;
+    let dir = tempfile::tempdir().expect("directory");
+    // The order that a host gives names its engine.
+    let listener = host(&program(dir.path(), "listener", "echo \"order: $*\" >&2; exit 10"), None, |_| {});
+    let error = listener.load(&guest("echo")).await.err().expect("nothing is compiled").to_string();
+    let order: Vec<&str> = error.split("order: ").nth(1).expect("an order").split_whitespace().collect();
+    let [command, engine, ..] = order[..] else { panic!("{order:?}") };
+    let size = fs::metadata(guest("echo").join("echo.wasm")).expect("echo").len().to_string();
+    assert_eq!(order[2..], [&size, "2048", "512", order[5]], "the config's limits");
+
+    let long = component(&[functions(100, &branches(50_000))]);
+    let large = component(&[data(4 << 20)]);
+    let empty = component(&[]);
+    let short = (empty.len() + 1).to_string();
+    // Size as told, MiB of memory, MiB of code, seconds; by what it ends.
+    for (what, bytes, told, limits, status, signal) in [
+        ("an empty component", &empty, None, ["64", "1", "10"], Some(0), None),
+        ("processor time", &long, None, ["4096", "512", "1"], None, Some(24)),
+        ("code", &large, None, ["512", "1", "10"], None, Some(25)),
+        ("memory", &large, None, ["8", "64", "10"], Some(11), None),
+        ("input that breaks off", &empty, Some(&short), ["64", "1", "10"], Some(13), None),
+    ] {
+        let (input, output) = (dir.path().join("input"), dir.path().join("output"));
+        fs::write(&input, bytes).expect("written");
+        let length = bytes.len().to_string();
+        let told = told.unwrap_or(&length);
+        let start = Instant::now();
+        let ended = Command::new(binary())
+            .args([command, engine, told, limits[0], limits[1], limits[2]])
+            .stdin(fs::File::open(&input).expect("there"))
+            .stdout(fs::File::create(&output).expect("there"))
+            .stderr(Stdio::null())
+            .status()
+            .expect("it runs");
+        println!("a child alone: {what} | {ended} | {} ms", start.elapsed().as_millis());
+        // Memory ends where it ends: some of those places can only abort.
+        let memory = what == "memory" && ended.signal() == Some(6);
+        assert!(memory || (ended.code(), ended.signal()) == (status, signal), "{what}: {ended}");
+        assert!(fs::metadata(&output).expect("there").len() <= 1 << 20, "{what}: it wrote more than it may");
+    }
+
+    // One whose host dies goes with it.
+    let folder = plugin(&dir, "long", &long, 0);
+    let mut host = without_settings(&mut Command::new(binary()))
+        .args(["plugin", "validate", text(&folder)])
+        .env("WARREN_DEVICE", "cpu")
+        .stderr(Stdio::null())
+        .spawn()
+        .expect("it starts");
+    let start = Instant::now();
+    let children = |pid: u32| {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        lists
+            .flat_map(|list| list.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
+            .collect::<Vec<_>>()
+    };
+    let compiles = |pid: &String| {
+        fs::read(format!("/proc/{pid}/cmdline"))
+            .is_ok_and(|line| line.windows(7).any(|part| part == b"compile"))
+    };
+    let child = loop {
+        if let Some(child) = children(host.id()).into_iter().find(compiles) {
+            break child;
+        }
+        assert!(start.elapsed() < PATIENCE, "no child");
+        std::thread::sleep(Duration::from_millis(2));
+    };
+    // It has read its input, and has limited itself by then.
+    std::thread::sleep(Duration::from_millis(300));
+    assert!(compiles(&child), "it still compiles");
+    host.kill().expect("killed");
+    host.wait().expect("reaped");
+    let start = Instant::now();
+    while compiles(&child) {
+        assert!(start.elapsed() < Duration::from_secs(2), "it outlives its host");
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    println!("a child whose host is killed is gone after {} ms", start.elapsed().as_millis());
+}
+
 #[test]
 fn what_is_made_to_hurt_the_compiler_hurts_only_a_child() {
     const MEMORY: u64 = 400;
@@ -455,17 +552,8 @@ fn what_is_made_to_hurt_the_compiler_hurts_only_a_child() {
     let of = |constructor: &[u8], n: usize, times: usize| {
         [constructor, &type_at(n.saturating_sub(1)).repeat(times)].concat()
     };
-    let data = sized(&[5], b"\x01\x01\x80\x10\x80\x20");
-    let large = sized(&[11], &[&b"\x01\0\x41\0\x0b"[..], &sized(&[], &vec![7; 120 << 20])].concat());
     let deep =
         |blocks: usize| [&b"\0"[..], &b"\x02\x40".repeat(blocks), &b"\x0b".repeat(blocks + 1)].concat();
-    // A table of branches in every block, to every block around it.
-    let branches = |blocks: usize| {
-        let table: Vec<u8> = (0..blocks).flat_map(|_| b"\x02\x40".to_vec()).collect();
-        let jump: Vec<u8> =
-            [&b"\x41\0\x0e"[..], &leb(blocks), &(0..=blocks).flat_map(leb).collect::<Vec<u8>>()].concat();
-        [&b"\0"[..], &table, &jump, &b"\x0b".repeat(blocks + 1)].concat()
-    };
     // Name, component, zeros instead, which of these ends it may have.
     let cases: Vec<(&str, Vec<u8>, u64, &[&str])> = vec![
         ("a module of 1 GiB", vec![], 1 << 30, &["a component may have"]),
@@ -479,7 +567,7 @@ fn what_is_made_to_hurt_the_compiler_hurts_only_a_child() {
             0,
             &[NOT],
         ),
-        ("120 MiB of data", component(&[sized(&[1], &module(&[data, large]))]), 0, &[SPACE]),
+        ("120 MiB of data", component(&[data(120 << 20)]), 0, &[SPACE]),
         ("1,000,001 functions", component(&[functions(1_000_001, b"\0\x0b")]), 0, &["functions count"]),
         (
             "3 modules of 1,000,000 functions",

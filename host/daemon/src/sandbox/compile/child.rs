@@ -114,7 +114,10 @@ fn limit(order: &Order) -> io::Result<()> {
     // What it allocates; address space that is only reserved costs nothing.
     to(Resource::Data, crate::config::mib(order.memory_mib))?;
     to(Resource::Fsize, crate::config::mib(order.code_mib))?;
-    to(Resource::Cpu, order.cpu_seconds)?;
+    // At the second of the two it is killed as by anybody; the first says what it was for.
+    let seconds =
+        Rlimit { current: Some(order.cpu_seconds), maximum: Some(order.cpu_seconds.saturating_add(1)) };
+    setrlimit(Resource::Cpu, seconds)?;
     to(Resource::Nofile, FILES)?;
     // The rest makes it a better neighbour, and is not worth failing for.
     let _ = rustix::process::nice(NICE);
