@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use warren_fuzz_bodies::TARGETS;
 
 /// How many inputs are made for each target.
-const MADE: usize = 4000;
+const MADE: usize = 12_000;
 /// No input is worth longer than this, on a machine that does other things too.
 const LONGEST: Duration = Duration::from_secs(20);
 

@@ -322,6 +322,11 @@ fn tensors_without_elements_go_through_every_kind_of_operation() {
     let e = s.constant(F32, &[0, 3], &[]).unwrap();
     let x = s.constant(F32, &[2, 3], &bytes(&noise(6, 1))).unwrap();
     let sum = |axes| Op::Reduce { kind: Reduction::Sum, axes, keep_dimensions: false };
+    // Images without channels: what is left of a convolution is its bias.
+    let [nchw, nhwc] = [[1, 0, 3, 3], [1, 3, 3, 0]].map(|shape| s.constant(F32, &shape, &[]).unwrap());
+    let filter = s.constant(F32, &[2, 0, 2, 2], &[]).unwrap();
+    let bias = s.constant(F32, &[2], &bytes(&[5.0, 5.0])).unwrap();
+    let conv = |input_layout| Op::Conv2d(Conv2d { input_layout, ..Conv2d::default() });
     let cases: Vec<(Op, Vec<TensorId>, Vec<u32>, Option<f32>)> = vec![
         (Op::Unary(Unary::Exp), vec![e], vec![0, 3], None),
         (Op::Binary(Binary::Add), vec![e, e], vec![0, 3], None),
@@ -347,6 +352,10 @@ fn tensors_without_elements_go_through_every_kind_of_operation() {
             vec![3, 3],
             Some(0.0),
         ),
+        (conv(InputLayout::Nchw), vec![nchw, filter], vec![1, 2, 2, 2], Some(0.0)),
+        (conv(InputLayout::Nchw), vec![nchw, filter, bias], vec![1, 2, 2, 2], Some(5.0)),
+        (conv(InputLayout::Nhwc), vec![nhwc, filter], vec![1, 2, 2, 2], Some(0.0)),
+        (conv(InputLayout::Nhwc), vec![nhwc, filter, bias], vec![1, 2, 2, 2], Some(5.0)),
     ];
     for (op, inputs, shape, fill) in cases {
         let Ok(id) = s.record(op, &inputs) else {

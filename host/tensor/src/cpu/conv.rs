@@ -316,6 +316,9 @@ impl Conv {
         let [top, _, left, _] = self.options.padding.map(|p| p as usize);
         let [sh, sw] = self.options.strides.map(|s| s as usize);
         let [dh, dw] = self.options.dilations.map(|d| d as usize);
+        if self.taps() == 0 {
+            return; // no input channels, and so nothing to write
+        }
         if self.nhwc() {
             let base = image * ih * iw * ic + group * inputs;
             for (pixel, row) in matrix.chunks_exact_mut(self.taps()).take(count).enumerate() {
