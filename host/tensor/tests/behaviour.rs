@@ -371,6 +371,28 @@ fn tensors_without_elements_go_through_every_kind_of_operation() {
 }
 
 #[test]
+fn rows_of_any_width_are_resampled() {
+    const WIDTH: u32 = 10_000;
+    let engine = engine(2);
+    for mode in [Interpolation::NearestNeighbor, Interpolation::Linear] {
+        let mut s = session(&engine);
+        let x = s.constant(F32, &[1, 1, 2, 2], &bytes(&[0.0, 1.0, 0.0, 1.0])).unwrap();
+        let resample = Resample2d { mode, sizes: Some([3, WIDTH]), ..Resample2d::default() };
+        let id = s.record(Op::Resample2d(resample), &[x]).unwrap();
+        let values = floats(&s.value(id).unwrap());
+        for (at, value) in values.iter().enumerate() {
+            let place = (at % WIDTH as usize) as f32 + 0.5;
+            let want = match mode {
+                Interpolation::Linear => (place * 2.0 / WIDTH as f32 - 0.5).clamp(0.0, 1.0),
+                Interpolation::NearestNeighbor => f32::from(place > WIDTH as f32 / 2.0),
+            };
+            assert!((value - want).abs() < 1e-5, "{mode:?} at {at}: {value}, not {want}");
+        }
+        assert_eq!(values.len(), 3 * WIDTH as usize);
+    }
+}
+
+#[test]
 fn refusals_name_the_operation_and_the_shapes() {
     let engine = engine(1);
     let mut s = session(&engine);

@@ -55,6 +55,9 @@ impl Direct {
     pub fn plan(s: &ConvSizes, c: &Conv2d, isa: Isa, threads: usize) -> Option<Direct> {
         let groups = c.groups as usize;
         let (inputs, outputs) = (s.ic / groups, s.oc / groups);
+        if inputs * outputs == 0 {
+            return None; // a filter without elements may be of any width, and what is planned by it too
+        }
         // Input that already lies as wanted: an image is then one long row.
         let pixels = s.oh * s.ow;
         let plain =

@@ -169,6 +169,10 @@ pub(crate) struct Resample {
     pub to: [usize; 2],
 }
 
+/// Columns whose places are worked out at a time: what is kept of them is charged to no budget, and is
+/// many times what a column of bytes takes.
+const COLUMNS: usize = 1 << 12;
+
 /// Where an output coordinate reads: the element before, the one after, the share of the latter.
 pub(crate) type Tap = (usize, usize, f64);
 
@@ -191,6 +195,9 @@ impl Resample {
 
     /// Resamples elements of `size` bytes (as many as the class has, but for moved float16).
     pub fn run(&self, context: &Context<'_>, size: usize, source: &[u8], target: &mut [u8]) {
+        if target.is_empty() {
+            return; // however long its rows would be
+        }
         if self.mode == Interpolation::NearestNeighbor {
             return match size {
                 1 => self.moved::<u8>(context, view(source), view_mut(target)),
@@ -210,14 +217,18 @@ impl Resample {
     }
 
     fn moved<T: Element>(&self, context: &Context<'_>, source: &[T], target: &mut [T]) {
-        let columns: Vec<usize> = (0..self.to[1]).map(|x| self.nearest(1, x)).collect();
         let after = self.around[2];
-        self.rows(context, target, |base, y, between, target| {
-            let row = &source[base + self.row(self.nearest(0, y), between)..];
-            for (&x, target) in columns.iter().zip(target.chunks_exact_mut(after)) {
-                target.copy_from_slice(&row[x * after..(x + 1) * after]);
-            }
-        });
+        for first in (0..self.to[1]).step_by(COLUMNS) {
+            let last = self.to[1].min(first + COLUMNS);
+            let columns: Vec<usize> = (first..last).map(|x| self.nearest(1, x)).collect();
+            self.rows(context, target, |base, y, between, target| {
+                let row = &source[base + self.row(self.nearest(0, y), between)..];
+                let target = &mut target[first * after..];
+                for (&x, target) in columns.iter().zip(target.chunks_exact_mut(after)) {
+                    target.copy_from_slice(&row[x * after..(x + 1) * after]);
+                }
+            });
+        }
     }
 
     fn linear<T: Element>(
@@ -228,20 +239,25 @@ impl Resample {
         widen: impl Fn(T) -> f64 + Sync + Send,
         narrow: impl Fn(f64) -> T + Sync + Send,
     ) {
-        let columns: Vec<Tap> = (0..self.to[1]).map(|x| self.tap(1, x)).collect();
         let after = self.around[2];
-        self.rows(context, target, |base, y, between, target| {
-            let (y0, y1, ty) = self.tap(0, y);
-            let row = |y| &source[base + self.row(y, between)..][..self.from[1] * after];
-            let (top, bottom) = (row(y0), row(y1));
-            for (&(x0, x1, tx), target) in columns.iter().zip(target.chunks_exact_mut(after)) {
-                for (i, t) in target.iter_mut().enumerate() {
-                    let mix =
-                        |row: &[T]| widen(row[x0 * after + i]) * (1.0 - tx) + widen(row[x1 * after + i]) * tx;
-                    *t = narrow(mix(top) * (1.0 - ty) + mix(bottom) * ty);
+        for first in (0..self.to[1]).step_by(COLUMNS) {
+            let last = self.to[1].min(first + COLUMNS);
+            let columns: Vec<Tap> = (first..last).map(|x| self.tap(1, x)).collect();
+            self.rows(context, target, |base, y, between, target| {
+                let (y0, y1, ty) = self.tap(0, y);
+                let row = |y| &source[base + self.row(y, between)..][..self.from[1] * after];
+                let (top, bottom) = (row(y0), row(y1));
+                let target = &mut target[first * after..];
+                for (&(x0, x1, tx), target) in columns.iter().zip(target.chunks_exact_mut(after)) {
+                    for (i, t) in target.iter_mut().enumerate() {
+                        let mix = |row: &[T]| {
+                            widen(row[x0 * after + i]) * (1.0 - tx) + widen(row[x1 * after + i]) * tx
+                        };
+                        *t = narrow(mix(top) * (1.0 - ty) + mix(bottom) * ty);
+                    }
                 }
-            }
-        });
+            });
+        }
     }
 
     /// Offset of an input row within one index of the dimensions before the axes.
