@@ -24,12 +24,12 @@ const KINDS: [&str; 6] = ["status", "partial", "result", "error", "news", ""];
 
 /// One message: type, headers, length of the body, body.
 fn message(take: &mut Take<'_>) -> Message {
-    let mut properties = Properties::default();
-    properties.kind = match take.below(8) {
+    let kind = match take.below(8) {
         at @ 0..6 => Some(KINDS[at].to_owned()),
         6 => Some(take.text()),
         _ => None,
     };
+    let mut properties = Properties { kind, ..Properties::default() };
     properties.content_type = take.optional(Take::text);
     // As a host writes them, and then whatever is said otherwise.
     let numbers = take.u8();

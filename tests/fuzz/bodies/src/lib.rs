@@ -22,8 +22,11 @@ pub use properties::properties;
 pub use tensor::tensor;
 pub use wav::wav;
 
+/// What a target does with an input.
+pub type Body = fn(&[u8]);
+
 /// Every target by its name, which is also that of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 9] = [
+pub const TARGETS: [(&str, Body); 9] = [
     ("event", event),
     ("manifest", manifest),
     ("message", message),

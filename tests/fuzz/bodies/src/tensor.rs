@@ -92,10 +92,6 @@ impl Job {
         }
     }
 
-    fn maybe(&self, take: &mut Take<'_>) -> Option<TensorId> {
-        take.optional(|t| self.handle(t))
-    }
-
     fn step(&mut self, take: &mut Take<'_>) {
         match take.u8() % 32 {
             0..=5 => {
