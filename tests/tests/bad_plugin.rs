@@ -17,13 +17,19 @@ async fn a_plugin_that_misbehaves_is_stopped_and_named() {
         |mode: &str, number: i64| job("hostile", mode, body(json!({"mode": mode, "number": number})));
     let patient = |mode: &str| job("patient", mode, body(json!({"mode": mode})));
     let (trapped, bad, output) = (Code::PluginTrapped, Code::BadResult, Code::OutputLimit);
+    let stack = Code::StackLimit;
     check_all(
         &house,
         vec![
             case("plugin traps", trapped, &["unreachable", "hostile"], hostile("trap", 0)),
             case("plugin loops", Code::Stalled, &["limits.stall_ms is 700"], hostile("loop", 0)),
             case("plugin recurses", trapped, &["wasm trap", "recurse"], hostile("recurse", 0)),
-            case("plugin recurses without data", trapped, &["call stack exhausted"], hostile("dive", 0)),
+            case(
+                "plugin recurses without data",
+                stack,
+                &["stack_kib is 1024", "call stack exhausted"],
+                hostile("dive", 0),
+            ),
             case(
                 "plugin allocates without end",
                 Code::MemoryLimit,
@@ -39,7 +45,12 @@ async fn a_plugin_that_misbehaves_is_stopped_and_named() {
             ),
             case("plugin exits", trapped, &["exit"], hostile("exit", 0)),
             case("plugin starts a thread", trapped, &["unreachable"], hostile("thread", 0)),
-            case("plugin hoards handles", Code::HostcallLimit, &["handle"], hostile("handles", 0)),
+            case(
+                "plugin hoards handles",
+                Code::HandleLimit,
+                &["limits.handles is 100000"],
+                hostile("handles", 0),
+            ),
             case("plugin returns too few entries", bad, &["0 entries", "batch of 1"], hostile("too-few", 0)),
             case(
                 "plugin returns too many entries",
@@ -105,7 +116,7 @@ async fn a_plugin_that_misbehaves_is_stopped_and_named() {
             case(
                 "output bomb of one block over and over",
                 Code::HostcallLimit,
-                &["fuel"],
+                &["limits.hostcall_mib is 256", "limits.memory_mib is 64"],
                 patient("amplify"),
             ),
             case("partials without end", output, &["limits.output_mib is 4"], hostile("partial-bomb", 5)),
@@ -118,7 +129,7 @@ async fn a_plugin_that_misbehaves_is_stopped_and_named() {
             case(
                 "device bomb with an excuse",
                 Code::DeviceMemory,
-                &["64", "the plugin says"],
+                &["limits.device_mib is 64", "the plugin says"],
                 hostile("device-excuse", 0),
             ),
             case(

@@ -87,7 +87,7 @@ struct Rig {
 impl Rig {
     fn new() -> Self {
         let engine = Engine::new(EngineConfig { threads: 2, ..EngineConfig::default() }).expect("engine");
-        let config = SandboxConfig { slots: 2, memory_mib: 1024, scratch: None, pagemap_scan: true };
+        let config = SandboxConfig { slots: 2, memory_mib: 1024, ..SandboxConfig::default() };
         let sandbox = Sandbox::new(&config, Arc::new(engine)).expect("sandbox");
         let component = PathBuf::from(env!("WARREN_GUESTS")).join("onnx/onnx.wasm");
         let compiled = sandbox.compile("onnx", &std::fs::read(component).expect("guest")).expect("compiles");
@@ -102,7 +102,7 @@ impl Rig {
             None => drop(std::fs::remove_file(&path)),
         }
         let limits = Config::default().limits;
-        let folder = self.folder.path().to_owned();
+        let folder = Arc::new(warren::folder::Folder::open(self.folder.path()).expect("folder"));
         self.sandbox
             .prepare("onnx@0".into(), self.compiled.clone(), limits, folder)
             .await

@@ -3,8 +3,9 @@
 use std::time::{Duration, Instant};
 
 use serde_json::json;
+use warren_client::JobRequest;
 use warren_tests::inbox::{body, error, job};
-use warren_tests::{GLANCE, House, Inbox, PATIENCE, guest, hostile, logs, patient};
+use warren_tests::{GLANCE, House, Inbox, PATIENCE, guest, hostile, logs, patient, variant};
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_guest_sees_its_folder_and_its_scratch_and_nothing_else() {
@@ -62,13 +63,64 @@ async fn the_operators_limits_cap_those_of_the_manifest() {
         (hostile("chatter", 0), "TIME_LIMIT", "limits.wall_ms is 400"),
         (hostile("allocate", 0), "MEMORY_LIMIT", "limits.memory_mib is 32"),
         (hostile("output-bomb", 2 << 20), "OUTPUT_LIMIT", "limits.output_mib is 1"),
-        (hostile("flood", 1001), "OUTPUT_LIMIT", "limits.events is 1000"),
+        (hostile("flood", 1001), "EVENT_LIMIT", "limits.events is 1000"),
     ] {
         let seen = house.run(request).await;
         let failure = seen.end().expect_err("a limit is hit");
         assert_eq!(failure.code, code, "{failure}");
         assert!(failure.text.contains(says), "{failure}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_limit_has_a_code_and_says_its_name_and_value() {
+    let house = House::with(&[guest("hostile")], |config| {
+        config.stack_kib = 128;
+        config.limits.cpu_ms = 300;
+        config.limits.handles = 1000;
+        config.limits.hostcall_mib = 2;
+        config.limits.hostcall_total_mib = 3;
+        config.limits.events_per_second = 100;
+        config.limits.device_mib = 1;
+    })
+    .await;
+    for (request, code, says) in [
+        (hostile("loop", 0), "CPU_LIMIT", "limits.cpu_ms is 300"),
+        (hostile("dive", 0), "STACK_LIMIT", "stack_kib is 128"),
+        (hostile("handles", 0), "HANDLE_LIMIT", "limits.handles is 1000"),
+        (hostile("output-bomb", 3 << 20), "HOSTCALL_LIMIT", "limits.hostcall_mib is 2"),
+        (hostile("partial-bomb", 4), "HOSTCALL_LIMIT", "limits.hostcall_total_mib is 3"),
+        (hostile("flood", 1001), "EVENT_LIMIT", "limits.events_per_second is 100"),
+        (hostile("device-bomb", 0), "DEVICE_MEMORY", "limits.device_mib is 1"),
+    ] {
+        let seen = house.run(request).await;
+        let failure = seen.end().expect_err("a limit is hit");
+        assert_eq!(failure.code, code, "{failure}");
+        assert!(failure.text.contains(says), "{failure}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn instructions_are_counted_where_the_operator_wants_it() {
+    let dir = tempfile::tempdir().expect("directory");
+    let limit = [("[limits]", "[limits]\nfuel = 50000000")];
+    let fuelled = variant(dir.path(), "hostile", "fuelled", &limit);
+    let house = House::with(&[guest("hostile"), fuelled.clone()], |config| config.count_fuel = true).await;
+    let ask = |model: &str, mode: &str| JobRequest::new(model).parameter("mode", mode).parameter("number", 0);
+    let seen = house.run(ask("fuelled", "loop")).await;
+    let failure = seen.end().expect_err("a limit is hit");
+    assert_eq!(failure.code, "FUEL_LIMIT", "{failure}");
+    assert!(failure.text.contains("limits.fuel is 50000000"), "{failure}");
+    assert_eq!(house.run(ask("fuelled", "deadline")).await.text("left"), "none", "short jobs have enough");
+    assert_eq!(house.run(ask("hostile", "loop")).await.code(), "STALLED", "no limit where none is asked for");
+
+    // Where nothing counts, whoever asks for it is not served.
+    let house = House::open(&[guest("hostile")]).await;
+    let refused = house.host().deployer().load(&fuelled).await.err().expect("refused").to_string();
+    assert!(
+        refused.contains("limits.fuel is 50000000") && refused.contains("count_fuel = true"),
+        "{refused}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

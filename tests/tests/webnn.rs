@@ -84,7 +84,7 @@ fn graph_input(text: String) -> Named {
 impl Rig {
     fn new(device: DeviceChoice) -> Rig {
         let engine = Arc::new(webnn::engine(device).unwrap());
-        let config = SandboxConfig { slots: 2, memory_mib: 1024, scratch: None, pagemap_scan: true };
+        let config = SandboxConfig { slots: 2, memory_mib: 1024, ..SandboxConfig::default() };
         let sandbox = Sandbox::new(&config, Arc::clone(&engine)).unwrap();
         let component = Path::new(env!("WARREN_GUESTS")).join("conformance/conformance.wasm");
         let compiled = sandbox.compile("conformance", &std::fs::read(component).unwrap()).unwrap();
@@ -92,7 +92,7 @@ impl Rig {
     }
 
     async fn guest(&self, limits: Limits) -> Guest {
-        let folder = self.folder.path().to_owned();
+        let folder = Arc::new(warren::folder::Folder::open(self.folder.path()).unwrap());
         self.sandbox.prepare("conformance@0".into(), self.compiled.clone(), limits, folder).await.unwrap()
     }
 

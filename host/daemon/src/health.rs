@@ -1,5 +1,5 @@
 //! Whether the host is alive and whether it is ready, for those who ask: `/livez` and `/readyz` over
-//! HTTP, and the service manager's watchdog.
+//! HTTP, and the service manager's watchdog. Beside them `/metrics`.
 //!
 //! Alive means that the threads that run guests, relay events and settle jobs still take tasks: a
 //! host that is not is to be killed. It does not depend on the broker, for killing a host does not
@@ -10,12 +10,15 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use axum::Router;
-use axum::http::StatusCode;
+use axum::extract::RawQuery;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
 use tokio::runtime::Handle;
 
 use crate::broker::Broker;
+use crate::metrics;
 use crate::plugin::Plugins;
 
 /// How long a task may take to run on the host's threads before they count as stuck.
@@ -95,18 +98,57 @@ impl Health {
         }
         reasons
     }
+
+    /// The plugins, one a line: those in service with their digests, and the folders that are refused
+    /// with the reason.
+    fn plugins(&self) -> String {
+        let Some(parts) = self.0.parts.get() else { return String::new() };
+        let served = parts.plugins.list().into_iter().map(|listed| {
+            let (identity, standing) = (&listed.plugin.identity, listed.standing.name());
+            format!("plugin {}: {standing} {}\n", identity.plugin, identity.digest)
+        });
+        let refused = parts
+            .plugins
+            .refused()
+            .into_iter()
+            .map(|refused| format!("refused {}: {}\n", refused.folder.display(), refused.reason));
+        served.chain(refused).collect()
+    }
 }
 
-/// Answers probes for as long as it is polled: 200 and `ok`, or 503 and the reasons, one a line.
+/// Answers probes for as long as it is polled: 200 and `ok`, or 503 and the reasons, one a line. With
+/// `/readyz?verbose` the plugins follow. What is refused does not make the host unready: what served
+/// before still does.
 ///
 /// # Errors
 /// Those of the listener.
 pub async fn serve(listener: TcpListener, health: Health) -> std::io::Result<()> {
-    let (alive, ready) = (health.clone(), health);
+    let (alive, ready, counted) = (health.clone(), health.clone(), health);
     let router = Router::new()
         .route("/livez", get(async move || answer(alive.not_alive().await.as_slice())))
-        .route("/readyz", get(async move || answer(&ready.not_ready())));
+        .route(
+            "/readyz",
+            get(async move |RawQuery(query): RawQuery| {
+                let (status, mut text) = answer(&ready.not_ready());
+                if query.is_some_and(|q| q.split('&').any(|part| part == "verbose" || part == "verbose=true"))
+                {
+                    text.push_str(&ready.plugins());
+                }
+                (status, text)
+            }),
+        )
+        .route("/metrics", get(async move || measured(&counted)));
     axum::serve(listener, router).await
+}
+
+fn measured(health: &Health) -> Response {
+    let Some(parts) = health.0.parts.get() else {
+        return (StatusCode::SERVICE_UNAVAILABLE, "starting: nothing to measure yet\n").into_response();
+    };
+    match metrics::text(&parts.plugins) {
+        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+        Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
+    }
 }
 
 fn answer<T: AsRef<str>>(reasons: &[T]) -> (StatusCode, String) {
@@ -149,10 +191,24 @@ mod tests {
 
         let threads = tokio::runtime::Builder::new_multi_thread().worker_threads(1).build().unwrap();
         let broker = Arc::new(Embedded::new());
-        health.watch(Parts { threads: threads.handle().clone(), broker, plugins: Arc::default() });
+        let plugins = Arc::new(Plugins::default());
+        plugins.refuse("p/bad".as_ref(), "p/bad/plugin.toml: no name".into());
+        health.watch(Parts { threads: threads.handle().clone(), broker, plugins });
         health.enter(Phase::Serving);
         let expected = (503, "plugins: none is loaded\n".to_owned());
         assert_eq!(get(address, "/readyz").await, expected);
+        let (code, body) = get(address, "/readyz?verbose").await;
+        assert_eq!((code, &*body), (503, &*(expected.1 + "refused p/bad: p/bad/plugin.toml: no name\n")));
+        let (code, body) = get(address, "/metrics").await;
+        assert_eq!(code, 200, "{body}");
+        for line in [
+            "warren_plugin_loads_total{outcome=\"refused\"} 1",
+            "warren_plugin_loads_total{outcome=\"loaded\"} 0",
+            "warren_plugins{state=\"refused\"} 1",
+        ] {
+            assert!(body.lines().any(|l| l == line), "{line} in {body}");
+        }
+        assert!(body.ends_with("# EOF\n"), "{body}");
         assert_eq!(get(address, "/livez").await, (200, "ok\n".to_owned()));
         health.enter(Phase::Draining);
         assert!(get(address, "/readyz").await.1.contains("draining"));

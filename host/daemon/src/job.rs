@@ -346,23 +346,44 @@ codes! {
         "What the plugin returned breaks the contract."
         "Fix the plugin: the text names what it returned.";
     MemoryLimit "MEMORY_LIMIT" Plugin DeadLetter
-        "The plugin hit its limit of linear memory or tables."
+        "The plugin hit its limit of linear memory."
         "Raise limits.memory_mib in plugin.toml, or send less at once.";
+    TableLimit "TABLE_LIMIT" Plugin DeadLetter
+        "The plugin hit its limit of table elements."
+        "Raise limits.table_elements in plugin.toml, or use fewer function pointers.";
+    StackLimit "STACK_LIMIT" Plugin DeadLetter
+        "The plugin's calls are nested too deeply for its stack; the text ends with its backtrace."
+        "Look for a recursion without end; every plugin has the same stack.";
     DeviceMemory "DEVICE_MEMORY" Plugin DeadLetter
         "The job's tensors hit its device memory budget."
         "Raise limits.device_mib in plugin.toml, or send less at once.";
+    ScratchLimit "SCRATCH_LIMIT" Plugin DeadLetter
+        "The plugin wrote more into its scratch directory than allowed."
+        "Raise limits.scratch_mib in plugin.toml, or write less: what is removed still counts.";
     TimeLimit "TIME_LIMIT" Plugin DeadLetter
         "The plugin ran longer than its wall time."
         "Raise limits.wall_ms in plugin.toml, or look for a loop.";
+    CpuLimit "CPU_LIMIT" Plugin DeadLetter
+        "The plugin took more processor time than allowed."
+        "Raise limits.cpu_ms in plugin.toml, or look for a loop.";
+    FuelLimit "FUEL_LIMIT" Plugin DeadLetter
+        "The plugin ran more instructions than allowed."
+        "Raise limits.fuel in plugin.toml, or look for a loop.";
     Stalled "STALLED" Plugin DeadLetter
         "The plugin neither reported nor did tensor work for its stall time."
         "Report progress, or raise limits.stall_ms in plugin.toml.";
     OutputLimit "OUTPUT_LIMIT" Plugin DeadLetter
-        "Outputs or partials are larger, or events more, than allowed."
-        "Raise limits.output_mib or limits.events in plugin.toml, or send less.";
+        "Outputs or partials are larger than allowed."
+        "Raise limits.output_mib in plugin.toml, or send less.";
+    EventLimit "EVENT_LIMIT" Plugin DeadLetter
+        "The plugin reported more events, or more in a second, than allowed."
+        "Raise limits.events or limits.events_per_second in plugin.toml, or report less often.";
     HostcallLimit "HOSTCALL_LIMIT" Plugin DeadLetter
-        "The plugin passed more data or held more handles in one call than allowed."
-        "Pass less at once and drop handles that are done.";
+        "The plugin passed more data to or from the host than allowed."
+        "Pass less, or raise limits.hostcall_mib or limits.hostcall_total_mib in plugin.toml.";
+    HandleLimit "HANDLE_LIMIT" Plugin DeadLetter
+        "The plugin held more handles than allowed."
+        "Drop handles that are done, or raise limits.handles in plugin.toml.";
     DeliveryLimit "DELIVERY_LIMIT" Host DeadLetter
         "The job was handed to hosts that died, or lost their broker, too often."
         "Look at what the job does to its host before requeueing the dead letter.";

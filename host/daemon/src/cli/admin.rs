@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use warren::host::Deployer;
-use warren::plugin::{Listed, Refused, Share, Standing};
+use warren::plugin::{Listed, Refused, Share};
 
 /// The longest line that is read.
 const MAX_LINE: u64 = 1 << 20;
@@ -165,11 +165,7 @@ fn version(listed: &Listed) -> Value {
         "plugin": plugin.identity.plugin,
         "digest": plugin.identity.digest,
         "models": plugin.manifest.models,
-        "state": match listed.standing {
-            Standing::Serving => "serving",
-            Standing::Standby => "standby",
-            Standing::Draining => "draining",
-        },
+        "state": listed.standing.name(),
         "share": listed.share,
         "assets_bytes": plugin.guest.assets().size(),
         "first_jobs": jobs,

@@ -61,6 +61,8 @@ pub(super) struct Compiler {
     /// Names whatever code depends on: machine, compiler, its version and settings.
     engine: String,
     cache: Option<Cache>,
+    /// Whether code counts instructions, as the engine has it.
+    count_fuel: bool,
     /// Children run one at a time, so that the memory limit is one of the host.
     turn: Mutex<()>,
 }
@@ -68,7 +70,7 @@ pub(super) struct Compiler {
 impl Compiler {
     /// A compiler for this engine. A cache directory that cannot be trusted is told in the log and
     /// left alone.
-    pub fn new(engine: &Engine, config: CompilerConfig) -> Self {
+    pub fn new(engine: &Engine, config: CompilerConfig, count_fuel: bool) -> Self {
         let cache = config.cache.as_ref().and_then(|path| {
             Cache::open(path, config.cache_mib)
                 .inspect_err(|reason| {
@@ -76,15 +78,13 @@ impl Compiler {
                 })
                 .ok()
         });
-        Self { engine: engine_key(engine), config, cache, turn: Mutex::new(()) }
+        Self { engine: engine_key(engine), config, cache, count_fuel, turn: Mutex::new(()) }
     }
 
     /// Compiles in this process and keeps nothing.
-    pub fn here(engine: &Engine) -> Self {
-        Self::new(
-            engine,
-            CompilerConfig { program: None, memory_mib: 0, seconds: 0, cache: None, cache_mib: 0 },
-        )
+    pub fn here(engine: &Engine, count_fuel: bool) -> Self {
+        let config = CompilerConfig { program: None, memory_mib: 0, seconds: 0, cache: None, cache_mib: 0 };
+        Self::new(engine, config, count_fuel)
     }
 
     /// The component of these bytes. With their digest the cache is asked first and filled.
@@ -176,6 +176,7 @@ impl Compiler {
             code_mib: CODE_MIB,
             // Processor time, should nobody be left to look at the clock.
             cpu_seconds: self.config.seconds.saturating_mul(threads as u64).saturating_add(1),
+            count_fuel: self.count_fuel,
         };
         let mut command = Command::new(program);
         command

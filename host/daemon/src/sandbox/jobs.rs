@@ -63,6 +63,21 @@ impl State {
         self.jobs.get_mut(index).ok_or_else(|| wasmtime::Error::msg(format!("no job {index} in this batch")))
     }
 
+    /// Counts an event of the job.
+    fn event(&mut self, handle: &Resource<JobHandle>) -> Result<&mut RunningJob> {
+        let (most, rate, now) = (self.limits.events, self.limits.events_per_second, self.watch.now_ms());
+        let running = self.running(handle)?;
+        running.events += 1;
+        let over = if running.events > most {
+            format!("more than {most} events reported: limits.events is {most}")
+        } else if !running.rate.take(now, rate) {
+            format!("more than {rate} events a second reported: limits.events_per_second is {rate}")
+        } else {
+            return Ok(running);
+        };
+        Err(trap(Failure::new(Code::EventLimit, over)))
+    }
+
     fn control(&self) -> Control {
         if self.watch.winds_down() { Control::Cancel } else { Control::Continue }
     }
@@ -100,12 +115,14 @@ impl State {
             Value::Tensor(handle) => {
                 let id = TensorId::from_rep(handle.rep());
                 let value = work(self, |session| session.value(id))?.map_err(|e| {
-                    let code = match e.kind {
-                        ErrorKind::OutOfMemory => Code::DeviceMemory,
-                        ErrorKind::Device => Code::HostError,
-                        _ => Code::BadResult,
+                    let (code, said) = match e.kind {
+                        // It names the limit.
+                        ErrorKind::OutOfMemory => (Code::DeviceMemory, self.device_denied.clone()),
+                        ErrorKind::Device => (Code::HostError, None),
+                        _ => (Code::BadResult, None),
                     };
-                    trap(Failure::new(code, format!("output {name:?}: {}: {}", e.operation, e.message)))
+                    let said = said.unwrap_or(e.message);
+                    trap(Failure::new(code, format!("output {name:?}: {}: {said}", e.operation)))
                 })?;
                 self.session.release(id);
                 Ok(Named {
@@ -175,10 +192,11 @@ impl HostJob for State {
         };
         let made = running.values.get(index).cloned().flatten();
         match (&input.data, tensor_type(input.datatype)) {
-            (Data::Strings(strings), None) => Ok(Some(Value::Bytes(ByteStrings {
-                shape: input.shape.clone(),
-                elements: strings.iter().map(|s| s.to_vec()).collect(),
-            }))),
+            (Data::Strings(strings), None) => {
+                self.pass(usize::try_from(size(input)).unwrap_or(usize::MAX))?;
+                let elements = strings.iter().map(|s| s.to_vec()).collect();
+                Ok(Some(Value::Bytes(ByteStrings { shape: input.shape.clone(), elements })))
+            }
             (Data::Raw(bytes), Some(data_type)) => {
                 let value = match made {
                     Some(value) => value,
@@ -219,15 +237,8 @@ impl HostJob for State {
         message: Option<String>,
     ) -> Result<Control> {
         self.watch.active();
-        let most = self.limits.events;
-        let running = self.running(&this)?;
-        running.events += 1;
-        if running.events > most {
-            return Err(trap(Failure::new(
-                Code::OutputLimit,
-                format!("more than {most} events reported: limits.events is {most}"),
-            )));
-        }
+        self.pass(stage.len() + message.as_ref().map_or(0, String::len))?;
+        let running = self.event(&this)?;
         (running.sink)(Progress::Status {
             stage: clean(&stage, MAX_STAGE),
             progress: progress.filter(|p| !p.is_nan()).map(|p| p.clamp(0.0, 1.0)),
@@ -239,20 +250,13 @@ impl HostJob for State {
     fn emit(&mut self, this: Resource<JobHandle>, name: String, value: Value) -> Result<Control> {
         self.watch.active();
         let named = self.take_value(&name, value, None)?;
-        let (most, bytes) = (self.limits.events, mib(self.limits.output_mib));
-        let running = self.running(&this)?;
-        running.events += 1;
+        self.pass(usize::try_from(size(&named)).unwrap_or(usize::MAX))?;
+        let most = self.limits.output_mib;
+        let running = self.event(&this)?;
         running.emitted = running.emitted.saturating_add(size(&named));
-        if running.events > most || running.emitted > bytes {
-            return Err(trap(Failure::new(
-                Code::OutputLimit,
-                format!(
-                    "{} events with {} bytes of partials: limits.events is {most}, limits.output_mib is {}",
-                    running.events,
-                    running.emitted,
-                    bytes >> 20
-                ),
-            )));
+        if running.emitted > mib(most) {
+            let text = format!("{} bytes of partials: limits.output_mib is {most}", running.emitted);
+            return Err(trap(Failure::new(Code::OutputLimit, text)));
         }
         (running.sink)(Progress::Partial(named));
         Ok(self.control())

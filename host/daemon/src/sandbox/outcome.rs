@@ -1,6 +1,7 @@
 //! How a call ended: what unwound the guest, as one of the codes.
 
 use wasmtime::Trap;
+use wasmtime::component::ResourceTableError;
 
 use super::bindings::Failure as GuestFailure;
 use super::guest_log::clean;
@@ -38,7 +39,7 @@ pub fn refusal(state: &State, failure: GuestFailure) -> Refusal {
 
 fn limit_hit(state: &State) -> Option<(Code, String)> {
     let device = state.device_denied.clone().map(|d| (Code::DeviceMemory, d));
-    state.limiter.denied.clone().map(|d| (Code::MemoryLimit, d)).or(device)
+    state.limiter.denied.clone().or(device).or_else(|| state.place.denied())
 }
 
 /// The failure behind an error that unwound a guest.
@@ -56,15 +57,35 @@ pub fn unwound(state: &State, error: &wasmtime::Error) -> Failure {
     }
     // The cause first: with a backtrace around it, it comes last.
     let text = clean(&format!("{}\n{error:?}", error.root_cause()), MAX_TEXT);
-    if error.downcast_ref::<Trap>().is_some() {
-        return Failure::new(Code::PluginTrapped, text);
+    let limits = &state.limits;
+    match error.downcast_ref::<Trap>() {
+        Some(Trap::StackOverflow) => {
+            let most = state.stack_kib;
+            return Failure::new(Code::StackLimit, clean(&format!("stack_kib is {most}: {text}"), MAX_TEXT));
+        }
+        Some(Trap::OutOfFuel) => {
+            let text = format!("stopped after {} instructions: limits.fuel is {0}", limits.fuel);
+            return Failure::new(Code::FuelLimit, text);
+        }
+        Some(_) => return Failure::new(Code::PluginTrapped, text),
+        None => {}
     }
     if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
         return Failure::new(Code::HostError, text);
     }
     let chain = format!("{error:#}");
-    if chain.contains("fuel allocated for hostcalls") || chain.contains("store handle limit exceeded") {
-        return Failure::new(Code::HostcallLimit, text);
+    if chain.contains("fuel allocated for hostcalls") {
+        let most = super::hostcall_bytes(limits);
+        let said = format!(
+            "more than {most} bytes passed in one call: limits.hostcall_mib is {}, limits.memory_mib is {}: {text}",
+            limits.hostcall_mib, limits.memory_mib
+        );
+        return Failure::new(Code::HostcallLimit, clean(&said, MAX_TEXT));
+    }
+    if chain.contains("store handle limit exceeded") || error.is::<ResourceTableError>() {
+        let most = limits.handles;
+        let said = format!("more than {most} handles held: limits.handles is {most}: {text}");
+        return Failure::new(Code::HandleLimit, clean(&said, MAX_TEXT));
     }
     // What is left is the guest breaking the component model's rules (a bad pointer, an unknown
     // handle, invalid UTF-8), `exit`, or WASI misuse.

@@ -62,7 +62,11 @@ fn error(state: &mut State, error: warren_tensor::Error) -> Result<wit::Error> {
         ErrorKind::InvalidArgument => wit::ErrorKind::InvalidArgument,
         ErrorKind::Unsupported => wit::ErrorKind::Unsupported,
         ErrorKind::OutOfMemory => {
-            state.device_denied = Some(error.message.clone());
+            let (limit, most) = match state.draft {
+                Some(_) => ("assets_mib", state.limits.assets_mib),
+                None => ("device_mib", state.limits.device_mib),
+            };
+            state.device_denied = Some(format!("{}: limits.{limit} is {most}", error.message));
             wit::ErrorKind::OutOfMemory
         }
         ErrorKind::Cancelled if state.watch.is_stopped() => return Err(stop_error(&state.watch)),
@@ -153,7 +157,9 @@ impl wit::HostTensor for State {
 
     fn read(&mut self, tensor: Handle) -> Result<Result<Vec<u8>, wit::Error>> {
         let value = work(self, |session| session.value(id(&tensor)))?;
-        Ok(value.map(|v| v.bytes().to_vec()))
+        let Ok(value) = value else { return Ok(value.map(|_| Vec::new())) };
+        self.pass(value.bytes().len())?;
+        Ok(Ok(value.bytes().to_vec()))
     }
 
     fn drop(&mut self, tensor: Handle) -> Result<()> {
@@ -201,6 +207,7 @@ macro_rules! pools {
 impl wit::Host for State {
     fn constant(&mut self, data_type: wit::DataType, shape: Vec<u32>, data: Vec<u8>) -> Answer {
         self.watch.active();
+        self.pass(data.len())?;
         let result = self.session.constant(self::data_type(data_type), &shape, &data);
         answer(self, result)
     }

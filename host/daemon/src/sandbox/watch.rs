@@ -63,6 +63,11 @@ impl Watch {
         self.cancelled.lock().unwrap_or_else(PoisonError::into_inner).as_ref().map(|(f, _)| f.clone())
     }
 
+    /// What the ticker's clock shows, ms.
+    pub fn now_ms(&self) -> u64 {
+        self.now.load(Ordering::Relaxed)
+    }
+
     /// Notes that the guest did something that shows progress.
     pub fn active(&self) {
         self.active.store(self.now.load(Ordering::Relaxed), Ordering::Relaxed);

@@ -288,8 +288,8 @@ mod tests {
     #[test]
     fn only_what_is_sealed_for_this_component_and_engine_is_taken() {
         let folder = tempfile::tempdir().expect("folder");
-        let engine = Engine::new(&super::super::super::wasm()).expect("engine");
-        let other = Engine::new(super::super::super::wasm().epoch_interruption(false)).expect("engine");
+        let engine = Engine::new(&super::super::super::wasm(false)).expect("engine");
+        let other = Engine::new(super::super::super::wasm(false).epoch_interruption(false)).expect("engine");
         let name = |engine| super::super::engine_key(engine);
         let (digest, another) = (&"a".repeat(64), &"b".repeat(64));
         let key = Key::new(digest, &name(&engine)).expect("a key");

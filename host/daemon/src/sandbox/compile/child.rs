@@ -21,6 +21,8 @@ pub struct Order {
     pub code_mib: u64,
     /// Processor time that it may take over all its threads, s.
     pub cpu_seconds: u64,
+    /// Whether the code counts instructions.
+    pub count_fuel: bool,
 }
 
 /// The command's name.
@@ -28,7 +30,7 @@ const COMMAND: &str = "compile-component";
 
 impl Order {
     /// As the command line has it.
-    pub fn arguments(&self) -> [String; 6] {
+    pub fn arguments(&self) -> [String; 7] {
         [
             COMMAND.to_owned(),
             self.engine.clone(),
@@ -36,12 +38,15 @@ impl Order {
             self.memory_mib.to_string(),
             self.code_mib.to_string(),
             self.cpu_seconds.to_string(),
+            self.count_fuel.to_string(),
         ]
     }
 
     /// An order from such a command line, without the program's name.
     pub fn parse(arguments: &[String]) -> Option<Self> {
-        let [command, engine, bytes, memory_mib, code_mib, cpu_seconds] = arguments else { return None };
+        let [command, engine, bytes, memory_mib, code_mib, cpu_seconds, count_fuel] = arguments else {
+            return None;
+        };
         if command != COMMAND {
             return None;
         }
@@ -51,6 +56,7 @@ impl Order {
             memory_mib: memory_mib.parse().ok()?,
             code_mib: code_mib.parse().ok()?,
             cpu_seconds: cpu_seconds.parse().ok()?,
+            count_fuel: count_fuel.parse().ok()?,
         })
     }
 }
@@ -83,7 +89,8 @@ pub fn compile_component(order: &Order) -> u8 {
 
 fn compile(order: &Order) -> Result<(), (i32, String)> {
     limit(order).map_err(|e| (BROKEN, format!("cannot limit itself: {e}")))?;
-    let engine = Engine::new(&super::super::wasm()).map_err(|e| (BROKEN, format!("{e:#}")))?;
+    let engine =
+        Engine::new(&super::super::wasm(order.count_fuel)).map_err(|e| (BROKEN, format!("{e:#}")))?;
     if engine_key(&engine) != order.engine {
         return Err((BROKEN, "it makes other code than the host runs: it is another version".to_owned()));
     }
