@@ -6,13 +6,14 @@ use std::process::Command;
 use std::{env, fs};
 
 /// Crate, library name, source folder.
-const GUESTS: [(&str, &str, &str); 6] = [
+const GUESTS: [(&str, &str, &str); 7] = [
     ("warren-plugin-echo", "echo", "plugins/echo"),
     ("warren-plugin-transcribe", "transcribe", "plugins/transcribe"),
     ("warren-guest-noop", "noop", "tests/guests/noop"),
     ("warren-guest-hostile", "hostile", "tests/guests/hostile"),
     ("warren-guest-onnx", "onnx", "tests/guests/onnx"),
     ("warren-guest-conformance", "conformance", "tests/guests/conformance"),
+    ("warren-guest-weights", "weights", "tests/guests/weights"),
 ];
 
 fn main() {

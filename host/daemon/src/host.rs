@@ -128,6 +128,7 @@ pub fn tensor_engine(config: &Config) -> Result<TensorEngine, HostError> {
 /// Tells the plugins how the config shares their jobs out.
 fn share_out(plugins: &Plugins, config: &Config) {
     for (name, versions) in &config.versions {
+        spill: config.scratch.clone(),
         plugins.share(
             name,
             match &versions.pin {

@@ -26,6 +26,11 @@ pub(crate) trait Backend: Send + Sync {
 
     /// Bytes on the device: (in use, free and kept for reuse). Host memory is not counted.
     fn memory(&self) -> (u64, u64);
+
+    /// The most bytes in use on the device at once.
+    fn peak(&self) -> u64 {
+        0
+    }
 }
 
 /// A graph planned for a device.

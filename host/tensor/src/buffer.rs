@@ -16,6 +16,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use half::f16;
 
 use crate::error::Error;
+use crate::resident::Residents;
 
 /// Alignment of every buffer: a cache line, and an AVX-512 vector.
 pub(crate) const ALIGNMENT: usize = 64;
@@ -151,12 +152,16 @@ impl Drop for Buffer {
 }
 
 /// Free buffers by size, up to a bound in bytes; shared by all jobs of an engine.
-#[derive(Default)]
 pub(crate) struct BufferPool {
     free: Mutex<Free>,
     limit: u64,
     poison: bool,
     live: AtomicU64,
+    peak: AtomicU64,
+    /// The most bytes in use, and in use and free together.
+    most: AtomicU64,
+    /// What is given up before that.
+    residents: Arc<Residents>,
 }
 
 #[derive(Default)]
@@ -168,20 +173,38 @@ struct Free {
 
 impl BufferPool {
     /// A pool that keeps at most `limit` free bytes; `poison` fills each buffer taken with 0xFF.
+    #[cfg(test)]
     pub fn new(limit: u64, poison: bool) -> Arc<BufferPool> {
-        Arc::new(BufferPool { limit, poison, ..BufferPool::default() })
+        BufferPool::bounded(limit, poison, u64::MAX, Arc::default())
+    }
+
+    /// A pool that keeps at most `limit` free bytes, with at most `most` bytes in use; before that is
+    /// exceeded, residents are given up. `poison` fills each buffer taken with 0xFF.
+    pub fn bounded(limit: u64, poison: bool, most: u64, residents: Arc<Residents>) -> Arc<BufferPool> {
+        Arc::new(BufferPool {
+            free: Mutex::default(),
+            limit,
+            poison,
+            live: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            most: AtomicU64::new(most),
+            residents,
+        })
     }
 
     /// A buffer of `bytes` bytes with unspecified content (see the module's invariant).
     pub fn take(self: &Arc<Self>, operation: &'static str, bytes: usize) -> Result<Buffer, Error> {
         let capacity = capacity_for(bytes);
-        let raw = match self.reuse(capacity) {
-            Some(raw) => raw,
-            None => Raw::allocate(capacity).ok_or_else(|| {
-                Error::out_of_memory(operation, format!("the host has no {capacity} bytes left for a tensor"))
-            })?,
+        self.reserve(operation, capacity as u64)?;
+        let raw = self.reuse(capacity).or_else(|| {
+            self.shrink();
+            Raw::allocate(capacity)
+        });
+        let Some(raw) = raw else {
+            self.live.fetch_sub(capacity as u64, Ordering::Relaxed);
+            let text = format!("the host has no {capacity} bytes left for a tensor");
+            return Err(Error::out_of_memory(operation, text));
         };
-        self.live.fetch_add(capacity as u64, Ordering::Relaxed);
         let mut buffer = Buffer { raw: Some(raw), len: bytes, pool: Arc::clone(self) };
         if self.poison {
             buffer.bytes_mut().fill(0xFF);
@@ -197,6 +220,52 @@ impl BufferPool {
     /// Bytes of buffers in use.
     pub fn live_bytes(&self) -> u64 {
         self.live.load(Ordering::Relaxed)
+    }
+
+    /// The most bytes that were in use at once.
+    pub fn peak_bytes(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+
+    /// Lifts the bound: another device has memory of its own, and that is bounded there.
+    pub fn unbound(&self) {
+        self.most.store(u64::MAX, Ordering::Relaxed);
+    }
+
+    /// Counts bytes as in use, if there is room for them.
+    fn reserve(&self, operation: &'static str, bytes: u64) -> Result<(), Error> {
+        loop {
+            let most = self.most.load(Ordering::Relaxed);
+            let room = |live: u64| live.checked_add(bytes).filter(|&total| total <= most);
+            match self.live.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room) {
+                Ok(before) => {
+                    self.peak.fetch_max(before + bytes, Ordering::Relaxed);
+                    return Ok(());
+                }
+                // Somebody else may take it first: then again.
+                Err(_) if self.residents.reclaim(|| room(self.live_bytes()).is_some()) => {}
+                Err(live) => {
+                    return Err(Error::out_of_memory(
+                        operation,
+                        format!(
+                            "needs {bytes} bytes; {live} of the host's limit of {most} (device_memory_mib) \
+                             are in use by all jobs, and nothing that is idle is left to give up"
+                        ),
+                    ));
+                }
+            }
+        }
+    }
+
+    /// Keeps no more free than there is room for beside what is in use.
+    fn shrink(&self) {
+        let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.live_bytes().saturating_add(free.bytes) > self.most.load(Ordering::Relaxed) {
+            free.bytes = 0;
+            let classes = std::mem::take(&mut free.classes);
+            drop(free); // unmapping takes long: not under the lock
+            drop(classes);
+        }
     }
 
     fn reuse(&self, capacity: usize) -> Option<Raw> {

@@ -1,6 +1,7 @@
 //! The engine: one a process, shared by all jobs. Holds the backend, the plan cache and the pool
 //! of buffers.
 
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -12,6 +13,7 @@ use crate::cache::PlanCache;
 use crate::cpu::Cpu;
 use crate::error::{Error, ErrorKind};
 use crate::graph::Graph;
+use crate::resident::{Holding, Residents, Told};
 use crate::rules::{Descriptor, checked_shape};
 use crate::types::DataType;
 use crate::value::Value;
@@ -36,8 +38,10 @@ pub struct EngineConfig {
     pub poison: bool,
     /// What runs the graphs.
     pub device: DeviceChoice,
-    /// The most bytes that all jobs and assets together hold on a device that is not the CPU.
+    /// The most bytes that all jobs and assets together hold on the device; of the CPU: in host memory.
     pub device_bytes: u64,
+    /// Where what is given up of host memory is kept; none: the system's temporary directory.
+    pub spill: Option<PathBuf>,
     /// The most bytes of free buffers kept on such a device.
     pub device_pool_bytes: u64,
     /// How long such a device may be silent over a piece of work before it counts as lost.
@@ -61,6 +65,7 @@ impl Default for EngineConfig {
             poison: cfg!(debug_assertions),
             device: DeviceChoice::Cpu,
             device_bytes: 4 << 30,
+            spill: None,
             device_pool_bytes: 1 << 30,
             device_deadline: Duration::from_secs(20),
             device_slice: 0,
@@ -88,6 +93,14 @@ pub struct Stats {
     pub device_live_bytes: u64,
     /// Bytes of free buffers kept there.
     pub device_pooled_bytes: u64,
+    /// The most bytes of buffers in use at once, and the same on such a device.
+    pub peak_bytes: u64,
+    /// Likewise.
+    pub device_peak_bytes: u64,
+    /// Times that a holding was given up for want of memory.
+    pub evictions: u64,
+    /// Times that one came back.
+    pub returns: u64,
 }
 
 /// The engine; see the module. Cheap to share behind an `Arc`.
@@ -97,6 +110,11 @@ pub struct Engine {
     pool: Arc<BufferPool>,
     max_pending_nodes: usize,
     devices: Vec<DeviceInfo>,
+    residents: Arc<Residents>,
+    /// The device has memory of its own.
+    separate: bool,
+    device_bytes: u64,
+    spill: PathBuf,
 }
 
 impl Engine {
@@ -104,11 +122,15 @@ impl Engine {
     /// started, or a device is asked for that is not there or computes wrongly: the error names
     /// what was found.
     pub fn new(config: EngineConfig) -> Result<Engine, Error> {
-        let pool = BufferPool::new(config.pool_bytes, config.poison);
+        let residents = Arc::<Residents>::default();
+        let (keep, poison) = (config.pool_bytes, config.poison);
+        // Bounded where host memory is the device's; which it is, only looking for a device tells.
+        let pool = BufferPool::bounded(keep, poison, config.device_bytes, Arc::clone(&residents));
         let cpu = Arc::new(Cpu::new(config.threads, Arc::clone(&pool))?);
         let limits = GpuConfig {
             keep: config.device_pool_bytes,
             limit: config.device_bytes,
+            residents: Arc::clone(&residents),
             deadline: config.device_deadline,
             slice: config.device_slice,
             binding: config.device_binding_bytes,
@@ -134,6 +156,10 @@ impl Engine {
             chosen: gpu.is_none(),
             why: why.into(),
         });
+        let separate = gpu.is_some();
+        if separate {
+            pool.unbound();
+        }
         let backend: Box<dyn Backend> = match gpu {
             Some(gpu) => Box::new(gpu),
             None => Box::new(cpu),
@@ -144,14 +170,27 @@ impl Engine {
             cache: PlanCache::new(config.plan_cache_entries, config.plan_cache_bytes),
             pool,
             max_pending_nodes: config.max_pending_nodes,
+            residents,
+            separate,
+            device_bytes: config.device_bytes,
+            spill: config.spill.unwrap_or_else(std::env::temp_dir),
         })
     }
 
     /// An engine on a backend, for tests that need to reach into it.
     #[cfg(test)]
     pub(crate) fn on(backend: Box<dyn Backend>, pool: Arc<BufferPool>) -> Arc<Engine> {
-        let cache = PlanCache::new(64, 16 << 20);
-        Arc::new(Engine { backend, devices: Vec::new(), cache, pool, max_pending_nodes: 100_000 })
+        Arc::new(Engine {
+            backend,
+            devices: Vec::new(),
+            cache: PlanCache::new(64, 16 << 20),
+            pool,
+            max_pending_nodes: 100_000,
+            residents: Arc::default(),
+            separate: true,
+            device_bytes: u64::MAX,
+            spill: std::env::temp_dir(),
+        })
     }
 
     /// The name of the device that runs the graphs.
@@ -174,6 +213,7 @@ impl Engine {
     pub fn stats(&self) -> Stats {
         let (plan_hits, plan_misses, plans, plan_bytes) = self.cache.stats();
         let (device_live_bytes, device_pooled_bytes) = self.backend.memory();
+        let (evictions, returns) = self.residents.counts();
         Stats {
             plan_hits,
             plan_misses,
@@ -183,6 +223,10 @@ impl Engine {
             live_bytes: self.pool.live_bytes(),
             device_live_bytes,
             device_pooled_bytes,
+            peak_bytes: self.pool.peak_bytes(),
+            device_peak_bytes: self.backend.peak(),
+            evictions,
+            returns,
         }
     }
 
@@ -204,10 +248,51 @@ impl Engine {
                 format!("{} bytes of data for {data_type} {shape:?}, which takes {bytes}", data.len()),
             ));
         }
-        let charge = budget.charge(NAME, crate::buffer::capacity_for(bytes) as u64)?;
-        let mut buffer = self.pool.take(NAME, bytes)?;
-        buffer.bytes_mut().copy_from_slice(data);
-        Ok(Arc::new(Value::new(descriptor, buffer, charge)))
+        let fill = |target: &mut [u8]| {
+            target.copy_from_slice(data);
+            Ok(())
+        };
+        self.filled(NAME, budget, descriptor, bytes, fill).map(Arc::new)
+    }
+
+    /// A value of `bytes` bytes that `fill` writes.
+    pub(crate) fn filled(
+        &self,
+        operation: &'static str,
+        budget: &Arc<Budget>,
+        descriptor: Descriptor,
+        bytes: usize,
+        fill: impl FnOnce(&mut [u8]) -> Result<(), Error>,
+    ) -> Result<Value, Error> {
+        let charge = budget.charge(operation, crate::buffer::capacity_for(bytes) as u64)?;
+        let mut buffer = self.pool.take(operation, bytes)?;
+        fill(buffer.bytes_mut())?;
+        Ok(Value::new(descriptor, buffer, charge))
+    }
+
+    /// Keeps values from job to job, which are given up together when memory is full and nobody uses
+    /// them; `told` hears of it.
+    pub fn hold(self: &Arc<Self>, values: Vec<Arc<Value>>, told: Told) -> Arc<Holding> {
+        Holding::new(self, values, told)
+    }
+
+    pub(crate) fn residents(&self) -> &Residents {
+        &self.residents
+    }
+
+    /// Whether the device has memory of its own.
+    pub(crate) fn has_device_memory(&self) -> bool {
+        self.separate
+    }
+
+    /// The most bytes that may be in use on the device, and how many are.
+    pub(crate) fn device_use(&self) -> (u64, u64) {
+        let live = if self.separate { self.backend.memory().0 } else { self.pool.live_bytes() };
+        (self.device_bytes, live)
+    }
+
+    pub(crate) fn spill_directory(&self) -> &Path {
+        &self.spill
     }
 
     pub(crate) fn max_pending_nodes(&self) -> usize {

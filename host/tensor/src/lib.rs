@@ -21,6 +21,7 @@ mod error;
 mod graph;
 mod key;
 mod op;
+mod resident;
 mod rules;
 mod session;
 mod shape;
@@ -38,6 +39,7 @@ pub use op::{
     LstmCellOperands, LstmLayout, LstmOperands, Op, PaddingMode, Pool2d, Pooling, Reduction, Resample2d,
     Rounding, Splits, TransposeFilterLayout, Unary,
 };
+pub use resident::{Holding, Lease, Told};
 pub use rules::{Descriptor, infer};
 pub use session::{Session, TensorId};
 pub use shape::{Dims, MAX_ELEMENTS, MAX_RANK};

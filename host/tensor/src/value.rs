@@ -2,9 +2,9 @@
 
 use std::any::Any;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, Weak};
 
-use crate::budget::Charge;
+use crate::budget::{Budget, Charge};
 use crate::buffer::{Buffer, BufferPool, capacity_for};
 use crate::rules::Descriptor;
 use crate::types::DataType;
@@ -94,6 +94,40 @@ impl Value {
     /// Keeps a copy on a device.
     pub(crate) fn set_device(&self, buffer: Arc<DeviceBuffer>) {
         *self.storage.device.lock().unwrap_or_else(PoisonError::into_inner) = Some(buffer);
+    }
+
+    /// Gives up the copy on a device, where host memory has the elements too. Answers the bytes.
+    pub(crate) fn give_up_device(&self) -> u64 {
+        if self.storage.host.get().is_none() {
+            return 0;
+        }
+        let kept = self.storage.device.lock().unwrap_or_else(PoisonError::into_inner).take();
+        kept.and_then(|buffer| buffer.downcast::<DeviceBuffer>().ok()).map_or(0, |buffer| buffer.capacity())
+    }
+
+    /// A number that no other memory has while this lives.
+    pub(crate) fn memory_id(&self) -> usize {
+        Arc::as_ptr(&self.storage).addr()
+    }
+
+    /// Bytes of the memory, all of it: another value may read it under another shape.
+    pub(crate) fn memory_bytes(&self) -> usize {
+        self.descriptor.bytes()
+    }
+
+    /// The memory, without keeping it; and how many values read it.
+    pub(crate) fn memory(&self) -> (Weak<Storage>, usize) {
+        (Arc::downgrade(&self.storage), Arc::strong_count(&self.storage))
+    }
+
+    /// A value on memory that somebody else still keeps.
+    pub(crate) fn on_memory(descriptor: Descriptor, memory: &Weak<Storage>) -> Option<Value> {
+        memory.upgrade().map(|storage| Value { descriptor, storage })
+    }
+
+    /// What the memory is charged to.
+    pub(crate) fn budget(&self) -> &Arc<Budget> {
+        self.storage.charge.budget()
     }
 
     /// The same memory under another shape (of the same number of elements).

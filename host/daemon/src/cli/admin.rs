@@ -165,6 +165,7 @@ fn version(listed: &Listed) -> Value {
         "plugin": plugin.identity.plugin,
         "digest": plugin.identity.digest,
         "models": plugin.manifest.models,
+    let (resident, evicted) = plugin.guest.assets().resident();
         "state": listed.standing.name(),
         "share": listed.share,
         "assets_bytes": plugin.guest.assets().size(),
@@ -172,6 +173,8 @@ fn version(listed: &Listed) -> Value {
         "of_them_failed": broken,
         "folder": plugin.guest.folder(),
     })
+        "resident_bytes": resident,
+        "evicted_bytes": evicted,
 }
 
 fn refusal(refused: &Refused) -> Value {

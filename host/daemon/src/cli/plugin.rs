@@ -121,13 +121,23 @@ fn weights(versions: &[String]) -> anyhow::Result<BTreeMap<String, u32>> {
 fn show(list: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let rows = |name: &str| list[name].as_array().cloned().unwrap_or_default();
-    println!("{:<28} {:<9} {:>6} {:>12}  models", "plugin", "state", "share", "failed");
+    // Assets that were given up for want of device memory come back with the next job.
+    let mib = |value: &Value| format!("{:.1}", value.as_u64().unwrap_or_default() as f64 / f64::from(1 << 20));
+    println!(
+        "{:<28} {:<9} {:>6} {:>12} {:>13} {:>13}  models",
+        "plugin", "state", "share", "failed", "resident MiB", "given up MiB"
+    );
     for row in rows("versions") {
         let share = format!("{:.0} %", row["share"].as_f64().unwrap_or_default() * 100.0);
         let failed = format!("{} of {}", row["of_them_failed"], row["first_jobs"]);
         let models: Vec<String> = row["models"].as_array().into_iter().flatten().map(text).collect();
         let (plugin, state) = (text(&row["plugin"]), text(&row["state"]));
-        println!("{plugin:<28} {state:<9} {share:>6} {failed:>12}  {}", models.join(", "));
+        let (here, gone) = (mib(&row["resident_bytes"]), mib(&row["evicted_bytes"]));
+        let models = models.join(", ");
+        println!("{plugin:<28} {state:<9} {share:>6} {failed:>12} {here:>13} {gone:>13}  {models}");
+        if let Some(from) = row["from"].as_str() {
+            println!("    from {from}");
+        }
     }
     for row in rows("refused") {
         println!(

@@ -2,9 +2,11 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use warren_tensor::{Budget, TensorId, Value};
+use tokio::sync::{Mutex, Notify};
+use warren_tensor::{Budget, Engine, ErrorKind, Holding, Lease, TensorId, Value};
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
@@ -14,17 +16,27 @@ use super::state::State;
 use super::tensors::work;
 
 /// A plugin version's assets. Read-only: `prepare` is over.
+///
+/// Tensors are given up when the device is full and no job of the plugin runs, and come back for the
+/// next one.
 #[derive(Default)]
 pub struct Assets {
-    tensors: HashMap<String, Arc<Value>>,
+    /// Each tensor's place in the holding.
+    tensors: HashMap<String, usize>,
+    holding: Option<Arc<Holding>>,
     bytes: HashMap<String, Bytes>,
 }
 
 impl Assets {
-    /// Bytes held, tensors and byte strings together.
+    /// Bytes held, tensors and byte strings together, wherever they are now.
     pub fn size(&self) -> u64 {
-        let tensors = self.tensors.values().map(|v| v.bytes().len() as u64).sum::<u64>();
+        let tensors = self.holding.as_ref().map_or(0, |h| h.bytes());
         tensors + self.bytes.values().map(|b| b.len() as u64).sum::<u64>()
+    }
+
+    /// Bytes of tensors on the device now, and those that were given up and will come back.
+    pub fn resident(&self) -> (u64, u64) {
+        self.holding.as_ref().map_or((0, 0), |h| h.resident())
     }
 
     /// How many there are.
@@ -38,14 +50,84 @@ impl Assets {
     }
 }
 
+/// Who waits for device memory that other plugins' jobs use: first come first served.
+#[derive(Default)]
+pub struct Room {
+    turn: Mutex<()>,
+    /// Some assets are in use no longer.
+    freed: Arc<Notify>,
+}
+
+/// Assets in use by a batch: they stay where they are.
+pub struct InUse {
+    lease: Option<Lease>,
+    freed: Arc<Notify>,
+}
+
+impl Drop for InUse {
+    fn drop(&mut self) {
+        if self.lease.take().is_some() {
+            self.freed.notify_waiters();
+        }
+    }
+}
+
+impl Room {
+    /// Brings a plugin's assets to where its jobs read them, and keeps them there. Where the assets that
+    /// other plugins use leave no room it waits for them, and whoever comes later waits behind it: so
+    /// plugins that do not fit together take turns, and none of them waits for ever.
+    ///
+    /// # Errors
+    /// There is no room though nobody else uses any assets.
+    pub async fn enter(
+        &self,
+        name: &str,
+        assets: &Assets,
+    ) -> std::result::Result<Option<InUse>, warren_tensor::Error> {
+        let Some(holding) = &assets.holding else { return Ok(None) };
+        let _turn = self.turn.lock().await;
+        let start = Instant::now();
+        loop {
+            let mut freed = std::pin::pin!(self.freed.notified());
+            freed.as_mut().enable();
+            if holding.fits() || holding.is_alone() {
+                break;
+            }
+            freed.await;
+        }
+        let waited = start.elapsed();
+        let mut lease = holding.lease();
+        // What jobs hold beside assets, and results on their way out, take room too: for a while.
+        while let Err(error) = &lease
+            && error.kind == ErrorKind::OutOfMemory
+            && holding.can_fit()
+            && start.elapsed() < waited + MAKE_ROOM
+        {
+            tokio::time::sleep(LOOK).await;
+            lease = holding.lease();
+        }
+        let lease = lease?;
+        if lease.brought_back() > 0 {
+            let (bytes, ms, waited_ms) =
+                (lease.brought_back(), start.elapsed().as_millis(), waited.as_millis());
+            tracing::info!(plugin = name, bytes, ms, waited_ms, "assets are back");
+        }
+        Ok(Some(InUse { lease: Some(lease), freed: Arc::clone(&self.freed) }))
+    }
+}
+
 /// Assets in the making.
 pub struct AssetsDraft {
-    /// What is there so far.
-    pub assets: Assets,
+    tensors: HashMap<String, Arc<Value>>,
+    byte_strings: HashMap<String, Bytes>,
     /// What tensors are charged to; byte strings are held to the same limit.
     pub budget: Arc<Budget>,
     bytes: u64,
 }
+
+/// How long assets may wait for memory that is not assets, and how often they look.
+const MAKE_ROOM: Duration = Duration::from_secs(2);
+const LOOK: Duration = Duration::from_millis(10);
 
 /// Most assets of one plugin.
 const MAX_ASSETS: usize = 100_000;
@@ -53,7 +135,25 @@ const MAX_ASSETS: usize = 100_000;
 impl AssetsDraft {
     /// Nothing yet, at most `limit` bytes.
     pub fn new(limit: u64) -> Self {
-        Self { assets: Assets::default(), budget: Budget::new(limit), bytes: 0 }
+        Self { tensors: HashMap::new(), byte_strings: HashMap::new(), budget: Budget::new(limit), bytes: 0 }
+    }
+
+    /// What there is is all there will be.
+    pub fn finish(self, name: &Arc<str>, engine: &Arc<Engine>) -> Assets {
+        let (mut tensors, mut values) = (HashMap::new(), Vec::new());
+        for (at, (key, value)) in self.tensors.into_iter().enumerate() {
+            tensors.insert(key, at);
+            values.push(value);
+        }
+        let name = Arc::clone(name);
+        let told = move |given_up: std::io::Result<u64>| match given_up {
+            Ok(bytes) => tracing::info!(plugin = %name, bytes, "device memory is full: idle assets given up"),
+            Err(error) => {
+                tracing::warn!(plugin = %name, %error, "device memory is full, and idle assets cannot be given up");
+            }
+        };
+        let holding = (!values.is_empty()).then(|| engine.hold(values, Box::new(told)));
+        Assets { tensors, holding, bytes: self.byte_strings }
     }
 
     fn check(&self, name: &str, taken: bool) -> Result<(), Error> {
@@ -63,7 +163,7 @@ impl AssetsDraft {
         if taken {
             return Err(Error::InvalidName(format!("{name:?} is taken")));
         }
-        if self.assets.len() >= MAX_ASSETS {
+        if self.tensors.len() + self.byte_strings.len() >= MAX_ASSETS {
             return Err(Error::Limit(format!("{MAX_ASSETS} assets are the most")));
         }
         Ok(())
@@ -74,13 +174,13 @@ impl Host for State {
     fn put_tensor(&mut self, name: String, value: Resource<TensorHandle>) -> Result<Result<(), Error>> {
         let id = TensorId::from_rep(value.rep());
         let Some(draft) = &self.draft else { return Ok(Err(Error::ReadOnly)) };
-        if let Err(error) = draft.check(&name, draft.assets.tensors.contains_key(&name)) {
+        if let Err(error) = draft.check(&name, draft.tensors.contains_key(&name)) {
             return Ok(Err(error));
         }
         match work(self, |session| session.value(id))? {
             Ok(value) => {
                 if let Some(draft) = &mut self.draft {
-                    draft.assets.tensors.insert(name, value);
+                    draft.tensors.insert(name, value);
                 }
                 Ok(Ok(()))
             }
@@ -94,8 +194,11 @@ impl Host for State {
     fn get_tensor(&mut self, name: String) -> Result<Option<Resource<TensorHandle>>> {
         self.watch.active();
         let found = match &self.draft {
-            Some(draft) => draft.assets.tensors.get(&name),
-            None => self.assets.tensors.get(&name),
+            Some(draft) => draft.tensors.get(&name),
+            None => {
+                let lease = self.in_use.as_ref().and_then(|u| u.lease.as_ref());
+                self.assets.tensors.get(&name).zip(lease).and_then(|(&at, lease)| lease.value(at))
+            }
         };
         let Some(value) = found.cloned() else { return Ok(None) };
         let id = self.session.import(&value).map_err(|e| wasmtime::Error::msg(e.to_string()))?;
@@ -103,8 +206,9 @@ impl Host for State {
     }
 
     fn put_bytes(&mut self, name: String, value: Vec<u8>) -> Result<Result<(), Error>> {
+        self.pass(value.len())?;
         let Some(draft) = &mut self.draft else { return Ok(Err(Error::ReadOnly)) };
-        if let Err(error) = draft.check(&name, draft.assets.bytes.contains_key(&name)) {
+        if let Err(error) = draft.check(&name, draft.byte_strings.contains_key(&name)) {
             return Ok(Err(error));
         }
         let held = draft.bytes.saturating_add(value.len() as u64);
@@ -117,16 +221,18 @@ impl Host for State {
             ))));
         }
         draft.bytes = held;
-        draft.assets.bytes.insert(name, value.into());
+        draft.byte_strings.insert(name, value.into());
         Ok(Ok(()))
     }
 
     fn get_bytes(&mut self, name: String) -> Result<Option<Vec<u8>>> {
         self.watch.active();
         let found = match &self.draft {
-            Some(draft) => draft.assets.bytes.get(&name),
+            Some(draft) => draft.byte_strings.get(&name),
             None => self.assets.bytes.get(&name),
         };
-        Ok(found.map(|b| b.to_vec()))
+        let Some(bytes) = found.cloned() else { return Ok(None) };
+        self.pass(bytes.len())?;
+        Ok(Some(bytes.to_vec()))
     }
 }

@@ -14,7 +14,8 @@ mod wasi;
 mod watch;
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::collections::HashMap;
 use std::time::SystemTime;
 
 use warren_tensor::{Budget, Engine as TensorEngine, Session};
@@ -29,7 +30,7 @@ pub use watch::{TICK, Watch};
 
 use crate::config::{Limits, mib};
 use crate::job::{Code, Failure, Job, Named, Outputs, Parameter};
-use assets::AssetsDraft;
+use assets::{AssetsDraft, Room};
 use bindings::PluginPre;
 use compile::Compiler;
 use guest_log::GuestLog;
@@ -137,7 +138,7 @@ pub enum SandboxError {
 /// A component that was compiled and checked against the world.
 #[derive(Clone)]
 pub struct Compiled {
-    pre: PluginPre<State>,
+    pre: Arc<PluginPre<State>>,
 }
 
 /// A plugin that is ready to run.
@@ -211,6 +212,9 @@ fn wasm() -> Config {
     wasm
 }
 
+    room: Room,
+    /// Components in use, by digest.
+    known: Mutex<HashMap<String, Weak<PluginPre<State>>>>,
 fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
     let mut wasm = wasm();
     let instances = u32::try_from(config.slots).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES);
@@ -258,7 +262,20 @@ impl Sandbox {
             .map_err(|e| SandboxError::Engine(format!("cannot start the ticker thread: {e}")))?;
         let compiler = Compiler::here(&engine);
         let scratch = config.scratch.clone().map(Arc::new);
-        Ok(Self { engine, linker, compiler, ticker, tensors, scratch })
+        let (stack_kib, count_fuel) = (config.stack_kib, config.count_fuel);
+        let room = Room::default();
+        Ok(Self {
+            engine,
+            linker,
+            compiler,
+            ticker,
+            tensors,
+            room,
+            known: Mutex::default(),
+            scratch,
+            stack_kib,
+            count_fuel,
+        })
     }
 
     /// The same, compiling as it is told instead of in this process.
@@ -283,14 +300,24 @@ impl Sandbox {
     /// # Errors
     /// As [`Sandbox::compile`].
     pub fn compile_digest(&self, name: &str, bytes: &[u8], sha256: &str) -> Result<Compiled, SandboxError> {
-        self.check(name, &self.compiler.component(&self.engine, name, bytes, Some(sha256))?)
+        let known = || self.known.lock().unwrap_or_else(PoisonError::into_inner);
+        // Plugins of the same bytes share their code.
+        if let Some(pre) = known().get(sha256).and_then(Weak::upgrade) {
+            return Ok(Compiled { pre });
+        }
+        let component = self.compiler.component(&self.engine, name, bytes, Some(sha256))?;
+        let compiled = self.check(name, &component)?;
+        let mut known = known();
+        known.retain(|_, pre| pre.strong_count() > 0);
+        known.insert(sha256.to_owned(), Arc::downgrade(&compiled.pre));
+        Ok(compiled)
     }
 
     fn check(&self, name: &str, component: &Component) -> Result<Compiled, SandboxError> {
         let world =
             |e: wasmtime::Error| SandboxError::World { component: name.to_owned(), reason: format!("{e:#}") };
         let pre = self.linker.instantiate_pre(component).map_err(world)?;
-        Ok(Compiled { pre: PluginPre::new(pre).map_err(world)? })
+        Ok(Compiled { pre: Arc::new(PluginPre::new(pre).map_err(world)?) })
     }
 
     /// The names that a component imports and exports. It is compiled, not run.
@@ -315,6 +342,7 @@ impl Sandbox {
     ) -> Result<Guest, SandboxError> {
         let mut guest = Guest {
             name: Arc::clone(&name),
+        files::make_room();
             compiled,
             assets: Arc::new(Assets::default()),
             limits: Arc::new(limits),
@@ -337,8 +365,10 @@ impl Sandbox {
         };
         match called {
             Ok(Ok(())) => {
-                let assets = store.data_mut().draft.take().map(|d| d.assets).unwrap_or_default();
-                guest.assets = Arc::new(assets);
+                let draft = store.data_mut().draft.take();
+                // What it computed with goes before: only its assets stay.
+                drop(store);
+                guest.assets = Arc::new(draft.map(|d| d.finish(&name, &self.tensors)).unwrap_or_default());
                 Ok(guest)
             }
             Ok(Err(failure)) => Err(fail(match outcome::refusal(store.data(), failure) {
@@ -374,9 +404,8 @@ impl Sandbox {
             log: GuestLog::new(Arc::clone(&guest.name), ids, limits.log_kib.saturating_mul(1024)),
             table,
             wasi: None,
-            folder: Arc::clone(&guest.folder),
-            scratch_base: self.scratch.clone(),
-            scratch: None,
+            place,
+            in_use: None,
         };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
@@ -476,6 +505,24 @@ fn take_outputs(state: &mut State, place: usize, outputs: bindings::Outputs) -> 
     let mut taken: Vec<Named> = Vec::with_capacity(outputs.outputs.len());
     for output in outputs.outputs {
         let named = state.take_value(&output.name, output.value, output.content_type)?;
+    /// Sees to it that the assets are where the jobs read them. Waiting for that is no silence of theirs.
+    async fn bring_assets(&self, guest: &Guest, state: &mut State) -> wasmtime::Result<()> {
+        if guest.assets.is_empty() {
+            return Ok(());
+        }
+        state.watch.begin_work();
+        let entered = self.room.enter(&guest.name, &guest.assets).await;
+        state.watch.end_work();
+        state.in_use = entered.map_err(|error| {
+            let code = match error.kind {
+                warren_tensor::ErrorKind::OutOfMemory => Code::DeviceMemory,
+                _ => Code::HostError,
+            };
+            wasmtime::Error::new(Stop(Failure::new(code, error.to_string())))
+        })?;
+        Ok(())
+    }
+
         total = total.saturating_add(jobs::size(&named)).saturating_add(named.name.len() as u64);
         if total > limit {
             return Err(over(total));
@@ -506,6 +553,7 @@ fn take_outputs(state: &mut State, place: usize, outputs: bindings::Outputs) -> 
             match value {
                 bindings::warren::plugin::types::Parameter::Boolean(v) => Parameter::Bool(v),
                 bindings::warren::plugin::types::Parameter::Int64(v) => Parameter::Int(v),
+                self.bring_assets(guest, store.data_mut()).await?;
                 bindings::warren::plugin::types::Parameter::Float64(v) => Parameter::Float(v),
                 bindings::warren::plugin::types::Parameter::Text(v) => Parameter::Text(v),
             },

@@ -9,7 +9,7 @@ use wasmtime::component::ResourceTable;
 use wasmtime::{ResourceLimiter, Result};
 use wasmtime_wasi::WasiCtx;
 
-use super::assets::{Assets, AssetsDraft};
+use super::assets::{Assets, AssetsDraft, InUse};
 use super::guest_log::GuestLog;
 use super::watch::Watch;
 use crate::config::{Limits, mib};
@@ -62,6 +62,8 @@ pub struct State {
     pub scratch_base: Option<Arc<PathBuf>>,
     /// The batch's scratch directory, once made; removed with the store.
     pub scratch: Option<tempfile::TempDir>,
+    /// Keeps the assets where they are. Last: what reads them must be gone before.
+    pub in_use: Option<InUse>,
 }
 
 impl State {

@@ -10,6 +10,7 @@ use std::thread::Thread;
 use std::time::{Duration, Instant};
 
 use crate::error::Error;
+use crate::resident::Residents;
 use crate::wgpu::command::Limits;
 use crate::wgpu::kernel::Kernel;
 use crate::wgpu::pool::Pool;
@@ -43,12 +44,14 @@ pub(crate) fn wait<T>(future: impl Future<Output = T>) -> Option<T> {
 }
 
 /// How a device is set up.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub(crate) struct GpuConfig {
     /// The most bytes of free buffers kept.
     pub keep: u64,
     /// The most bytes of buffers in use by all jobs.
     pub limit: u64,
+    /// What is given up before that.
+    pub residents: Arc<Residents>,
     /// How long a piece of work may take before the device counts as lost.
     pub deadline: Duration,
     /// Work of one submission; 0 is chosen by the adapter's kind.
@@ -155,8 +158,8 @@ impl Gpu {
                 groups: limits.max_compute_workgroups_per_dimension,
                 slice,
             },
-            data: Pool::new(generation, usage, config.keep, config.limit),
-            staging: Pool::new(generation, reading, config.keep / 4, u64::MAX / 2),
+            data: Pool::new(generation, usage, config.keep, config.limit, Arc::clone(&config.residents)),
+            staging: Pool::new(generation, reading, config.keep / 4, u64::MAX / 2, Arc::default()),
             deadline: config.deadline,
             lost,
             alive: AtomicBool::new(true),

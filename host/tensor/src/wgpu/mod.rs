@@ -127,7 +127,7 @@ impl Wgpu {
             } else if chosen.is_some() {
                 "another adapter was chosen".into()
             } else {
-                match Wgpu::open(adapter, config, cpu, buffers)
+                match Wgpu::open(adapter, config.clone(), cpu, buffers)
                     .and_then(|w| proof::prove(&w, cpu, buffers).map(|()| w))
                 {
                     Ok(wgpu) => {
@@ -245,6 +245,11 @@ impl Backend for Wgpu {
     fn memory(&self) -> (u64, u64) {
         let link = self.shared.link.lock().unwrap_or_else(PoisonError::into_inner);
         link.as_ref().map_or((0, 0), |l| l.gpu.data.bytes())
+    }
+
+    fn peak(&self) -> u64 {
+        let link = self.shared.link.lock().unwrap_or_else(PoisonError::into_inner);
+        link.as_ref().map_or(0, |l| l.gpu.data.peak())
     }
 }
 

@@ -7,6 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::buffer::capacity_for;
 use crate::error::Error;
+use crate::resident::Residents;
 
 /// A buffer on the device.
 struct Raw {
@@ -67,6 +68,9 @@ pub(crate) struct Pool {
     limit: u64,
     free: Mutex<Free>,
     live: AtomicU64,
+    peak: AtomicU64,
+    /// What is given up before the limit is exceeded.
+    residents: Arc<Residents>,
     closed: AtomicBool,
 }
 
@@ -83,7 +87,13 @@ static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 impl Pool {
     /// A pool of one device that keeps at most `keep` free bytes, and hands out at most `limit`.
-    pub fn new(generation: u64, usage: wgpu::BufferUsages, keep: u64, limit: u64) -> Arc<Pool> {
+    pub fn new(
+        generation: u64,
+        usage: wgpu::BufferUsages,
+        keep: u64,
+        limit: u64,
+        residents: Arc<Residents>,
+    ) -> Arc<Pool> {
         Arc::new(Pool {
             generation,
             usage,
@@ -91,6 +101,8 @@ impl Pool {
             limit,
             free: Mutex::default(),
             live: AtomicU64::new(0),
+            peak: AtomicU64::new(0),
+            residents,
             closed: AtomicBool::new(false),
         })
     }
@@ -100,16 +112,22 @@ impl Pool {
     /// scope.
     pub fn take(self: &Arc<Self>, device: &wgpu::Device, bytes: usize) -> Result<DeviceBuffer, Error> {
         let capacity = capacity_for(bytes) as u64;
-        let raw = match self.reuse(capacity) {
+        let fits = || self.live.load(Ordering::Relaxed) + capacity <= self.limit;
+        // What is given up may be just what is needed.
+        let raw = self
+            .reuse(capacity)
+            .or_else(|| (!fits() && self.residents.reclaim(fits)).then(|| self.reuse(capacity)).flatten());
+        let raw = match raw {
             Some(raw) => raw,
             None => {
                 let (live, free) = self.bytes();
-                if live + capacity > self.limit {
+                if !fits() {
                     return Err(Error::out_of_memory(
                         "dispatch",
                         format!(
-                            "needs {capacity} bytes on the device; {live} of the host's limit of {} are in \
-                             use by all jobs",
+                            "needs {capacity} bytes on the device; {live} of the host's limit of {} \
+                             (device_memory_mib) are in use by all jobs, and nothing that is idle is left to \
+                             give up",
                             self.limit
                         ),
                     ));
@@ -129,7 +147,8 @@ impl Pool {
                 }
             }
         };
-        self.live.fetch_add(capacity, Ordering::Relaxed);
+        let before = self.live.fetch_add(capacity, Ordering::Relaxed);
+        self.peak.fetch_max(before + capacity, Ordering::Relaxed);
         Ok(DeviceBuffer { raw: Some(raw), pool: Arc::clone(self) })
     }
 
@@ -137,6 +156,11 @@ impl Pool {
     pub fn bytes(&self) -> (u64, u64) {
         let free = self.free().bytes;
         (self.live.load(Ordering::Relaxed), free)
+    }
+
+    /// The most bytes that were in use at once.
+    pub fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
     }
 
     /// Gives up every free buffer.

@@ -17,6 +17,7 @@ fn config() -> GpuConfig {
     GpuConfig {
         keep: 256 << 20,
         limit: 2 << 30,
+        residents: Arc::default(),
         deadline: Duration::from_secs(60),
         slice: 0,
         binding: u64::MAX,
