@@ -2,6 +2,7 @@
 //! ways to look into its queues, and a broker that misbehaves on request. Whatever waits has a
 //! deadline and says what it waited for.
 
+pub mod abuse;
 pub mod cluster;
 pub mod house;
 pub mod inbox;
@@ -13,6 +14,7 @@ pub mod proxy;
 pub mod rabbitmq;
 pub mod scene;
 pub mod table;
+pub mod wasm;
 pub mod watched;
 
 use std::time::Duration;

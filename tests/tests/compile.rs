@@ -13,6 +13,7 @@ use warren::broker::embedded::Embedded;
 use warren::config::Config;
 use warren::host::Host;
 use warren_tests::process::{binary, without_settings};
+use warren_tests::wasm::{component, functions, leb, module, sized, type_at, types};
 use warren_tests::{House, PATIENCE, guest, logs};
 
 /// How a `warren` ended.
@@ -358,63 +359,6 @@ fn a_child_of_another_version_compiles_nothing() {
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(13), 0), "{said}");
     assert!(said.contains("another version"), "{said}");
-}
-
-/// An unsigned LEB128 number.
-fn leb(mut n: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    loop {
-        let low = (n & 127) as u8;
-        n >>= 7;
-        bytes.push(if n == 0 { low } else { low | 128 });
-        if n == 0 {
-            return bytes;
-        }
-    }
-}
-
-/// The type of that number, where a type that has no number could stand as well: signed LEB128.
-fn type_at(mut n: usize) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    while n > 63 {
-        bytes.push((n & 127) as u8 | 128);
-        n >>= 7;
-    }
-    bytes.push(n as u8);
-    bytes
-}
-
-/// A section, or anything else that is preceded by its size.
-fn sized(id: &[u8], body: &[u8]) -> Vec<u8> {
-    [id, &leb(body.len()), body].concat()
-}
-
-fn module(sections: &[Vec<u8>]) -> Vec<u8> {
-    [b"\0asm\x01\0\0\0", &sections.concat()[..]].concat()
-}
-
-/// A component of such sections.
-fn component(sections: &[Vec<u8>]) -> Vec<u8> {
-    [b"\0asm\x0d\0\x01\0", &sections.concat()[..]].concat()
-}
-
-/// A module, as a section of a component, with functions of this body.
-fn functions(count: usize, body: &[u8]) -> Vec<u8> {
-    let body = sized(&[], body);
-    let code = [leb(count), body.repeat(count)].concat();
-    sized(
-        &[1],
-        &module(&[
-            sized(&[1], b"\x01\x60\0\0"),
-            sized(&[3], &[leb(count), vec![0; count]].concat()),
-            sized(&[10], &code),
-        ]),
-    )
-}
-
-/// Types as a section each, so that each may name those before it.
-fn types(count: usize, nth: impl Fn(usize) -> Vec<u8>) -> Vec<u8> {
-    (0..count).flat_map(|n| sized(&[7], &[&[1], &nth(n)[..]].concat())).collect()
 }
 
 /// A plugin's folder whose component is `bytes`, or a file of zeros of that size.

@@ -20,7 +20,9 @@ use std::time::SystemTime;
 
 use warren_tensor::{Budget, Engine as TensorEngine, Session};
 use wasmtime::component::{Component, HasSelf, Linker, Resource, ResourceTable};
-use wasmtime::{Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline};
+use wasmtime::{
+    Config, Engine, InstanceAllocationStrategy, PoolingAllocationConfig, Store, UpdateDeadline, WasmFeatures,
+};
 
 pub use assets::Assets;
 pub use compile::{CompilerConfig, Order, compile_component};
@@ -195,13 +197,39 @@ const MAX_PARAMETERS: usize = 256;
 /// The most handles that a guest may hold.
 const MAX_HANDLES: usize = 100_000;
 
-/// What code depends on: the same where it is compiled and where it runs.
+/// What code depends on: the same where it is compiled and where it runs. What no guest needs is off by
+/// name, whatever the next version turns on by itself.
 fn wasm() -> Config {
     let mut wasm = Config::new();
+    // This build has no collector: with `GC` on, code that needs one is compiled and then aborts the
+    // host (RUSTSEC-2026-0570).
+    let off = WasmFeatures::THREADS
+        | WasmFeatures::SHARED_EVERYTHING_THREADS
+        | WasmFeatures::TAIL_CALL
+        | WasmFeatures::MEMORY64
+        | WasmFeatures::CUSTOM_PAGE_SIZES
+        | WasmFeatures::GC
+        | WasmFeatures::GC_TYPES
+        | WasmFeatures::FUNCTION_REFERENCES
+        | WasmFeatures::EXCEPTIONS
+        | WasmFeatures::LEGACY_EXCEPTIONS
+        | WasmFeatures::STACK_SWITCHING
+        | WasmFeatures::WIDE_ARITHMETIC
+        | WasmFeatures::CM_ASYNC
+        | WasmFeatures::CM_ASYNC_STACKFUL
+        | WasmFeatures::CM_MORE_ASYNC_BUILTINS
+        | WasmFeatures::CM_THREADING
+        | WasmFeatures::CM_ERROR_CONTEXT
+        | WasmFeatures::CM_GC
+        | WasmFeatures::CM_MAP
+        | WasmFeatures::CM64
+        | WasmFeatures::CM_FIXED_LENGTH_LISTS
+        | WasmFeatures::CM_IMPLEMENTS;
     wasm.wasm_component_model(true)
-        .wasm_memory64(false)
-        .wasm_tail_call(false)
-        .wasm_multi_memory(false)
+        .wasm_features(off, false)
+        // wasmtime itself joins components in modules that import both of their memories, and panics where
+        // it may not. That a module has two of its own, the pool refuses.
+        .wasm_multi_memory(true)
         .wasm_relaxed_simd(true)
         .relaxed_simd_deterministic(true)
         .epoch_interruption(true)
