@@ -6,16 +6,17 @@ use std::path::{Path, PathBuf};
 
 /// What each top-level module of the daemon may name besides itself. Every module is listed; the
 /// order is one in which they could be written without looking ahead.
-const MODULES: [(&str, &[&str]); 21] = [
+const MODULES: [(&str, &[&str]); 22] = [
     ("job", &[]),
     ("config", &[]),
     ("digest", &[]),
+    ("folder", &["digest"]),
     ("duplicates", &[]),
     ("losses", &[]),
     ("broker", &[]),
-    ("sandbox", &["config", "digest", "job"]),
+    ("sandbox", &["config", "digest", "folder", "job"]),
     ("cancel", &["job", "sandbox"]),
-    ("plugin", &["config", "digest", "job", "sandbox"]),
+    ("plugin", &["config", "digest", "folder", "job", "sandbox"]),
     ("wire", &["broker", "job", "losses"]),
     ("topology", &["broker", "config", "job", "wire"]),
     ("connect", &["broker", "config"]),

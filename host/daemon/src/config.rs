@@ -56,6 +56,11 @@ pub struct Config {
     pub retry_delays_ms: Vec<u64>,
     /// The most that any plugin may use, whatever its manifest says.
     pub limits: Limits,
+    /// How much stack a guest has, KiB.
+    pub stack_kib: u64,
+    /// Count the instructions of all guests, which costs about a tenth of their speed: `limits.fuel`
+    /// needs it.
+    pub count_fuel: bool,
     /// Memory that compiling a component may take, MiB.
     pub compile_memory_mib: u64,
     /// How long compiling a component may take, s.
@@ -200,7 +205,17 @@ impl Default for Config {
                 output_mib: 512,
                 events: 1_000_000,
                 log_kib: 4096,
+                scratch_mib: 1024,
+                cpu_ms: 3_600_000,
+                fuel: 0,
+                table_elements: crate::config::TABLE_ELEMENTS,
+                handles: 100_000,
+                hostcall_mib: 4096,
+                hostcall_total_mib: 1 << 20,
+                events_per_second: 1_000_000,
             },
+            stack_kib: 1024,
+            count_fuel: false,
             compile_memory_mib: 2048,
             compile_seconds: 120,
             cache: None,
@@ -239,7 +254,30 @@ pub struct Limits {
     pub events: u64,
     /// Log of one job, KiB.
     pub log_kib: u64,
+    /// What one job may write into its scratch directory, MiB: how much its files grow, and 4 KiB for each
+    /// file, directory and link. 0: it has none.
+    pub scratch_mib: u64,
+    /// Processor time of the guest's own code in one call, ms, to the nearest 10.
+    pub cpu_ms: u64,
+    /// Instructions of the guest's own code in one call, as wasmtime counts fuel; 0: not counted. Needs
+    /// the operator's `count_fuel`.
+    pub fuel: u64,
+    /// Elements of all tables together.
+    pub table_elements: u64,
+    /// Handles held at a time: tensors, jobs, files, streams.
+    pub handles: u64,
+    /// Bytes passed in one call of the host, MiB; never more than the memory and one MiB.
+    pub hostcall_mib: u64,
+    /// Bytes passed to and from the host in one call of the plugin, MiB; files and the log have limits
+    /// of their own.
+    pub hostcall_total_mib: u64,
+    /// Events that one job may report in any one second, after a burst of as many.
+    pub events_per_second: u64,
 }
+
+/// The most elements that the tables of one instance have, whatever the config says: what the pool
+/// reserves. Beyond what real guests use, below what hurts.
+pub const TABLE_ELEMENTS: u64 = 20_000;
 
 impl Default for Limits {
     fn default() -> Self {
@@ -252,6 +290,14 @@ impl Default for Limits {
             output_mib: 64,
             events: 100_000,
             log_kib: 256,
+            scratch_mib: 64,
+            cpu_ms: 3_600_000,
+            fuel: 0,
+            table_elements: TABLE_ELEMENTS,
+            handles: 100_000,
+            hostcall_mib: 256,
+            hostcall_total_mib: 65_536,
+            events_per_second: 100_000,
         }
     }
 }
@@ -268,6 +314,18 @@ impl Limits {
             output_mib: self.output_mib.min(cap.output_mib),
             events: self.events.min(cap.events),
             log_kib: self.log_kib.min(cap.log_kib),
+            scratch_mib: self.scratch_mib.min(cap.scratch_mib),
+            cpu_ms: self.cpu_ms.min(cap.cpu_ms),
+            fuel: match (self.fuel, cap.fuel) {
+                (asked, 0) => asked,
+                (0, most) => most,
+                (asked, most) => asked.min(most),
+            },
+            table_elements: self.table_elements.min(cap.table_elements),
+            handles: self.handles.min(cap.handles),
+            hostcall_mib: self.hostcall_mib.min(cap.hostcall_mib),
+            hostcall_total_mib: self.hostcall_total_mib.min(cap.hostcall_total_mib),
+            events_per_second: self.events_per_second.min(cap.events_per_second),
         }
     }
 
@@ -343,6 +401,18 @@ impl Config {
         }
         if self.limits.memory_mib == 0 || self.limits.memory_mib > 4096 {
             return bad("limits.memory_mib", format!("{}: use 1 to 4096", self.limits.memory_mib));
+        }
+        if !(64..=65_536).contains(&self.stack_kib) {
+            return bad("stack_kib", format!("{}: use 64 to 65536", self.stack_kib));
+        }
+        if self.limits.table_elements > TABLE_ELEMENTS {
+            return bad(
+                "limits.table_elements",
+                format!("{}: use at most {TABLE_ELEMENTS}", self.limits.table_elements),
+            );
+        }
+        if self.limits.fuel > 0 && !self.count_fuel {
+            return bad("limits.fuel", "nothing counts it: set count_fuel = true".into());
         }
         if self.compile_memory_mib == 0 || self.compile_seconds == 0 {
             return bad("compile_memory_mib, compile_seconds", "use at least 1".into());

@@ -7,6 +7,7 @@ pub mod config;
 pub mod connect;
 pub mod digest;
 pub mod duplicates;
+pub mod folder;
 pub mod health;
 pub mod host;
 pub mod intake;

@@ -17,6 +17,13 @@
 //! ```
 //!
 //! Build it as a `cdylib` for `wasm32-wasip2`, put the `.wasm` beside a `plugin.toml`, done.
+//!
+//! Of the machine a plugin sees two directories and nothing else: `/plugin`, its own folder, read-only, and
+//! `/scratch`, empty for every call and gone after it. Into that a job may write `limits.scratch_mib` (64,
+//! unless the manifest or the operator says otherwise): by how much its files grow, and 4 KiB for each file,
+//! directory and link. What is removed still counts. Beyond, writing fails, and so does a job that fails of
+//! it: with `SCRATCH_LIMIT`. There is no environment, no argument, no standard input and no network;
+//! standard output and error go to the operator's log.
 
 pub mod assets;
 pub mod bindings;

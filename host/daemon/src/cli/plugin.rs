@@ -201,7 +201,7 @@ pub async fn plugin(command: Command) -> anyhow::Result<bool> {
             if json {
                 let shown = json!({
                     "manifest": package.manifest, "sha256": package.sha256, "size": package.component.len(),
-                    "folder": package.folder, "imports": imports, "exports": exports,
+                    "folder": package.folder.path(), "imports": imports, "exports": exports,
                 });
                 println!("{shown:#}");
             } else {

@@ -27,6 +27,9 @@ const SETTLED: Duration = Duration::from_millis(500);
 /// Between two looks at folders that are not settled, and after something happened in the directory.
 const SOON: Duration = Duration::from_millis(100);
 
+/// The largest request of a self-test that is read, bytes.
+const MAX_REQUEST: u64 = 64 << 20;
+
 /// The folders of the plugin directory, and what was made of them.
 #[derive(Default)]
 pub(super) struct Deploy {
@@ -213,13 +216,15 @@ impl Inner {
     }
 
     /// Runs the jobs that the manifest names; each must end in a result.
-    async fn self_test(&self, plugin: &Plugin) -> Result<(), LoadError> {
+    async fn self_test(&self, plugin: &Arc<Plugin>) -> Result<(), LoadError> {
         for test in &plugin.manifest.selftest {
-            let path = plugin.guest.folder().join(&test.request);
-            let shown = path.display().to_string();
+            let shown = plugin.guest.files().join(&test.request).display().to_string();
             let fail = |failure: String| LoadError::SelfTest { path: shown.clone(), failure };
-            let body = tokio::fs::read(&path)
+            let (from, name) = (Arc::clone(plugin), test.request.clone());
+            let body = tokio::task::spawn_blocking(move || from.guest.files().read(&name, MAX_REQUEST));
+            let body = body
                 .await
+                .unwrap_or_else(|error| Err(std::io::Error::other(error)))
                 .map_err(|source| LoadError::Read { path: shown.clone(), source })?;
             let model = plugin.manifest.models.first().map(String::as_str).unwrap_or_default();
             let job = wire::of_request(model, body.into()).map_err(|r| fail(r.failure.to_string()))?;

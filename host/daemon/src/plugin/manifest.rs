@@ -7,9 +7,12 @@ use std::path::Path;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Limits;
+use crate::folder::Folder;
 
 /// The file's name in a plugin's folder.
 pub const FILE_NAME: &str = "plugin.toml";
+/// The largest that is read, bytes.
+const MAX_MANIFEST: u64 = 1 << 20;
 
 /// The whole file.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
@@ -164,13 +167,26 @@ const DATATYPES: [&str; 10] =
     ["BOOL", "UINT8", "UINT32", "UINT64", "INT8", "INT32", "INT64", "FP16", "FP32", "BYTES"];
 
 impl Manifest {
-    /// Reads and checks `folder/plugin.toml`; answers its text, too.
+    /// Reads and checks `folder/plugin.toml`; answers its text, too. Blocks.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
     pub fn read(folder: &Path) -> Result<(Self, String), ManifestError> {
-        let path = folder.join(FILE_NAME);
-        let shown = path.display().to_string();
-        let text = std::fs::read_to_string(&path)
-            .map_err(|source| ManifestError::Read { path: shown.clone(), source })?;
-        Ok((Self::parse(&text, &shown)?, text))
+        let path = folder.join(FILE_NAME).display().to_string();
+        Self::of(&Folder::open(folder).map_err(|source| ManifestError::Read { path, source })?)
+    }
+
+    /// The same of a folder that is open.
+    ///
+    /// # Errors
+    /// [`ManifestError`].
+    pub fn of(folder: &Folder) -> Result<(Self, String), ManifestError> {
+        let path = folder.join(FILE_NAME).display().to_string();
+        let text = folder.read(FILE_NAME, MAX_MANIFEST).and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|e| std::io::Error::new(std::io::ErrorKind::InvalidData, e))
+        });
+        let text = text.map_err(|source| ManifestError::Read { path: path.clone(), source })?;
+        Ok((Self::parse(&text, &path)?, text))
     }
 
     /// Parses and checks the text of a manifest; `path` is for errors.
@@ -254,6 +270,8 @@ impl Manifest {
             ("limits.memory_mib", limits.memory_mib),
             ("limits.wall_ms", limits.wall_ms),
             ("limits.stall_ms", limits.stall_ms),
+            ("limits.cpu_ms", limits.cpu_ms),
+            ("limits.events_per_second", limits.events_per_second),
             ("batch.max_size", u64::from(self.batch.max_size)),
             ("retry.attempts", u64::from(self.retry.attempts)),
         ] {
@@ -270,7 +288,7 @@ const LONGEST: usize = 500;
 
 /// `text` no longer than [`LONGEST`] and without control characters: it quotes a file that nobody
 /// vouches for, and operators read it in terminals.
-fn shown(text: &str) -> String {
+pub fn shown(text: &str) -> String {
     let mut out = String::new();
     for c in text.chars() {
         if out.len() > LONGEST {

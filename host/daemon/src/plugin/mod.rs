@@ -4,7 +4,7 @@ pub mod manifest;
 mod registry;
 pub mod signature;
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -12,6 +12,7 @@ pub use registry::{Listed, Plugins, Refused, Share, Standing};
 
 use crate::config::Limits;
 use crate::digest::sha256_hex;
+use crate::folder::Folder;
 use crate::job::Identity;
 use crate::sandbox::{Guest, Sandbox, SandboxError};
 use manifest::{Manifest, ManifestError};
@@ -138,8 +139,8 @@ pub struct Package {
     pub component: Vec<u8>,
     /// Lower-case hex.
     pub sha256: String,
-    /// The folder, absolute.
-    pub folder: PathBuf,
+    /// The folder, held open: all that is read of it from now on is of this one.
+    pub folder: Arc<Folder>,
 }
 
 impl Package {
@@ -149,14 +150,14 @@ impl Package {
     /// [`LoadError`].
     pub fn read(folder: &Path) -> Result<Self, LoadError> {
         let read = |path: &Path, source| LoadError::Read { path: path.display().to_string(), source };
-        let (manifest, text) = Manifest::read(folder)?;
-        let folder = folder.canonicalize().map_err(|e| read(folder, e))?;
+        let folder = Arc::new(Folder::open(folder).map_err(|e| read(folder, e))?);
+        let (manifest, text) = Manifest::of(&folder)?;
         let path = folder.join(&manifest.component);
-        let size = std::fs::metadata(&path).map_err(|e| read(&path, e))?.len();
+        let size = folder.size(&manifest.component).map_err(|e| read(&path, e))?;
         if size > MAX_COMPONENT {
             return Err(LoadError::TooLarge { path: path.display().to_string(), size });
         }
-        let component = std::fs::read(&path).map_err(|e| read(&path, e))?;
+        let component = folder.read(&manifest.component, MAX_COMPONENT).map_err(|e| read(&path, e))?;
         let sha256 = sha256_hex(&component);
         if let Some(expected) = &manifest.sha256 {
             same(&path, sha256.clone(), expected)?;
@@ -180,12 +181,13 @@ fn same(path: &Path, found: String, expected: &str) -> Result<(), LoadError> {
 }
 
 /// Checks that the files that a manifest names are what it says. Blocks.
-fn check_files(manifest: &Manifest, folder: &Path) -> Result<(), LoadError> {
+fn check_files(manifest: &Manifest, folder: &Folder) -> Result<(), LoadError> {
     for file in &manifest.files {
         let path = folder.join(&file.name);
-        let bytes = std::fs::read(&path)
+        let found = folder
+            .sha256(&file.name)
             .map_err(|source| LoadError::Read { path: path.display().to_string(), source })?;
-        same(&path, sha256_hex(&bytes), &file.sha256)?;
+        same(&path, found, &file.sha256)?;
     }
     Ok(())
 }

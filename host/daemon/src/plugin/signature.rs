@@ -10,6 +10,8 @@ use super::Package;
 
 /// The signature's file in a plugin's folder: 128 hexadecimal digits.
 pub const FILE_NAME: &str = "plugin.sig";
+/// The largest such file that is read, bytes.
+const MAX_SIGNATURE: u64 = 4096;
 /// First line of what is signed: a signature for something else is none for a plugin.
 const DOMAIN: &str = "warren plugin 1\n";
 
@@ -89,8 +91,11 @@ pub fn check(package: &Package, signers: &[String]) -> Result<(), SignatureError
     }
     let path = package.folder.join(FILE_NAME);
     let shown = path.display().to_string();
-    let text = std::fs::read_to_string(&path)
+    let text = package
+        .folder
+        .read(FILE_NAME, MAX_SIGNATURE)
         .map_err(|source| SignatureError::Missing { path: shown.clone(), source })?;
+    let text = String::from_utf8_lossy(&text);
     let message = message(package);
     let signature = unhex::<64>(&text);
     for signer in signers {

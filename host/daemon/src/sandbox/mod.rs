@@ -5,17 +5,19 @@
 mod assets;
 mod bindings;
 mod compile;
+mod files;
 mod guest_log;
 mod jobs;
 mod outcome;
+mod scratch;
 mod state;
 mod tensors;
 mod wasi;
 mod watch;
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
-use std::collections::HashMap;
 use std::time::SystemTime;
 
 use warren_tensor::{Budget, Engine as TensorEngine, Session};
@@ -31,12 +33,14 @@ pub use state::ProgressSink;
 pub use watch::{TICK, Watch};
 
 use crate::config::{Limits, mib};
+use crate::folder::Folder;
 use crate::job::{Code, Failure, Job, Named, Outputs, Parameter};
 use assets::{AssetsDraft, Room};
 use bindings::PluginPre;
 use compile::Compiler;
+use files::Place;
 use guest_log::GuestLog;
-use state::{Limiter, RunningJob, State, Stop};
+use state::{Limiter, Rate, RunningJob, State, Stop};
 use watch::{Clocks, Guard, Ticker};
 
 /// Stands for a tensor in the generated bindings; its handle's number is the engine's id.
@@ -55,6 +59,20 @@ pub struct SandboxConfig {
     pub scratch: Option<PathBuf>,
     /// Reset memory by scanning the page map.
     pub pagemap_scan: bool,
+    /// How much stack a guest has, KiB.
+    pub stack_kib: u64,
+    /// Count instructions, for `limits.fuel`.
+    pub count_fuel: bool,
+    /// Take instances from a pool made at start. Without, each has memory of its own: slower, to compare.
+    pub pooled: bool,
+}
+
+impl Default for SandboxConfig {
+    fn default() -> Self {
+        let crate::config::Config { stack_kib, count_fuel, pagemap_scan, .. } =
+            crate::config::Config::default();
+        Self { slots: 1, memory_mib: 256, scratch: None, pagemap_scan, stack_kib, count_fuel, pooled: true }
+    }
 }
 
 /// Why a component cannot be served.
@@ -127,6 +145,16 @@ pub enum SandboxError {
         /// Names the import or export.
         reason: String,
     },
+    /// It asks for a limit that nothing enforces here.
+    #[error(
+        "{plugin}: limits.fuel is {fuel}, and this host counts none: set count_fuel = true in its config"
+    )]
+    Fuel {
+        /// Which plugin.
+        plugin: String,
+        /// The limit.
+        fuel: u64,
+    },
     /// `prepare` did not succeed.
     #[error("{plugin}: prepare: {failure}")]
     Prepare {
@@ -150,12 +178,18 @@ pub struct Guest {
     compiled: Compiled,
     assets: Arc<Assets>,
     limits: Arc<Limits>,
-    folder: Arc<PathBuf>,
+    folder: Arc<Folder>,
+    plugin_dir: wasmtime_wasi::filesystem::Dir,
 }
 
 impl Guest {
-    /// The plugin's folder.
+    /// Where the plugin's folder was when it was loaded.
     pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    /// The folder itself.
+    pub fn files(&self) -> &Folder {
         &self.folder
     }
 
@@ -180,26 +214,33 @@ pub struct Sandbox {
     compiler: Compiler,
     ticker: Ticker,
     tensors: Arc<TensorEngine>,
+    room: Room,
+    /// Components in use, by digest.
+    known: Mutex<HashMap<String, Weak<PluginPre<State>>>>,
     scratch: Option<Arc<PathBuf>>,
+    stack_kib: u64,
+    count_fuel: bool,
 }
 
 /// Instances alive at a time beyond the slots: plugins being prepared.
 const SPARE_INSTANCES: u32 = 8;
-/// What a fiber's stack takes, and how much of it wasm may use.
-const STACK: usize = 2 << 20;
-const WASM_STACK: usize = 1 << 20;
+/// What a fiber's stack takes beyond what wasm may use of it: the host's calls run there, too.
+const HOST_STACK: usize = 1 << 20;
 /// What a guest may pass in one call beyond the size of its memory: a guest that passes more than it
 /// can hold passes the same bytes many times.
 const HOSTCALL_SPARE: u64 = 1 << 20;
 /// The most outputs and parameters of one job: what readers of the protocol take.
 const MAX_OUTPUTS: usize = 1024;
 const MAX_PARAMETERS: usize = 256;
-/// The most handles that a guest may hold.
-const MAX_HANDLES: usize = 100_000;
+
+/// What a guest may pass in one call.
+fn hostcall_bytes(limits: &Limits) -> u64 {
+    mib(limits.hostcall_mib).min(mib(limits.memory_mib).saturating_add(HOSTCALL_SPARE))
+}
 
 /// What code depends on: the same where it is compiled and where it runs. What no guest needs is off by
 /// name, whatever the next version turns on by itself.
-fn wasm() -> Config {
+fn wasm(count_fuel: bool) -> Config {
     let mut wasm = Config::new();
     // This build has no collector: with `GC` on, code that needs one is compiled and then aborts the
     // host (RUSTSEC-2026-0570).
@@ -234,17 +275,15 @@ fn wasm() -> Config {
         .relaxed_simd_deterministic(true)
         .epoch_interruption(true)
         .concurrency_support(false)
-        .max_wasm_stack(WASM_STACK)
-        .async_stack_size(STACK)
+        .consume_fuel(count_fuel)
         .wasm_backtrace_max_frames(std::num::NonZeroUsize::new(32));
     wasm
 }
 
-    room: Room,
-    /// Components in use, by digest.
-    known: Mutex<HashMap<String, Weak<PluginPre<State>>>>,
 fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
-    let mut wasm = wasm();
+    let mut wasm = wasm(config.count_fuel);
+    let stack = usize::try_from(config.stack_kib.saturating_mul(1024)).unwrap_or(usize::MAX);
+    wasm.max_wasm_stack(stack).async_stack_size(stack.saturating_add(HOST_STACK));
     let instances = u32::try_from(config.slots).unwrap_or(u32::MAX).saturating_add(SPARE_INSTANCES);
     let mut pool = PoolingAllocationConfig::default();
     // Every instance may take all that a component may have: none takes it from its neighbours.
@@ -256,7 +295,7 @@ fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
         .total_tables(instances.saturating_mul(state::TABLES))
         .max_tables_per_component(state::TABLES)
         .total_stacks(instances)
-        .table_elements(state::TABLE_ELEMENTS)
+        .table_elements(usize::try_from(crate::config::TABLE_ELEMENTS).unwrap_or(usize::MAX))
         .max_memory_size(usize::try_from(mib(config.memory_mib)).unwrap_or(usize::MAX))
         // Short jobs touch a little memory: keeping it resident and clearing it costs less than
         // giving it back and faulting it in again.
@@ -267,7 +306,10 @@ fn engine(config: &SandboxConfig) -> wasmtime::Result<Engine> {
     if config.pagemap_scan && no_swap() {
         pool.pagemap_scan(wasmtime::Enabled::Auto);
     }
-    wasm.allocation_strategy(InstanceAllocationStrategy::Pooling(pool));
+    wasm.allocation_strategy(match config.pooled {
+        true => InstanceAllocationStrategy::Pooling(pool),
+        false => InstanceAllocationStrategy::OnDemand,
+    });
     Engine::new(&wasm)
 }
 
@@ -282,13 +324,14 @@ impl Sandbox {
     pub fn new(config: &SandboxConfig, tensors: Arc<TensorEngine>) -> Result<Self, SandboxError> {
         let fail = |e: wasmtime::Error| SandboxError::Engine(format!("{e:#}"));
         let engine = engine(config).map_err(fail)?;
+        files::make_room();
         let mut linker = Linker::new(&engine);
         wasi::add_to_linker(&mut linker).map_err(fail)?;
         bindings::Plugin::add_to_linker::<_, HasSelf<State>>(&mut linker, |state| state).map_err(fail)?;
         let epochs = engine.clone();
         let ticker = Ticker::start(move || epochs.increment_epoch())
             .map_err(|e| SandboxError::Engine(format!("cannot start the ticker thread: {e}")))?;
-        let compiler = Compiler::here(&engine);
+        let compiler = Compiler::here(&engine, config.count_fuel);
         let scratch = config.scratch.clone().map(Arc::new);
         let (stack_kib, count_fuel) = (config.stack_kib, config.count_fuel);
         let room = Room::default();
@@ -309,7 +352,7 @@ impl Sandbox {
     /// The same, compiling as it is told instead of in this process.
     #[must_use]
     pub fn compiling(mut self, config: CompilerConfig) -> Self {
-        self.compiler = Compiler::new(&self.engine, config);
+        self.compiler = Compiler::new(&self.engine, config, self.count_fuel);
         self
     }
 
@@ -366,17 +409,24 @@ impl Sandbox {
         name: Arc<str>,
         compiled: Compiled,
         limits: Limits,
-        folder: PathBuf,
+        folder: Arc<Folder>,
     ) -> Result<Guest, SandboxError> {
+        if limits.fuel > 0 && !self.count_fuel {
+            return Err(SandboxError::Fuel { plugin: name.to_string(), fuel: limits.fuel });
+        }
+        let fail = |failure| SandboxError::Prepare { plugin: name.to_string(), failure };
+        let plugin_dir = files::read_only(&folder).map_err(|error| {
+            let shown = folder.path().display();
+            fail(Failure::new(Code::HostError, format!("{shown}: cannot be given to a guest: {error}")))
+        })?;
         let mut guest = Guest {
             name: Arc::clone(&name),
-        files::make_room();
             compiled,
             assets: Arc::new(Assets::default()),
             limits: Arc::new(limits),
-            folder: Arc::new(folder),
+            plugin_dir,
+            folder,
         };
-        let fail = |failure| SandboxError::Prepare { plugin: name.to_string(), failure };
         let draft = AssetsDraft::new(mib(guest.limits.assets_mib));
         let budget = Arc::clone(&draft.budget);
         let (mut store, guard) = self.store(&guest, Vec::new(), None, budget);
@@ -418,8 +468,11 @@ impl Sandbox {
         let guard = self.ticker.watch(Clocks { wall: limits.wall(), stall: limits.stall(), deadline });
         let ids = jobs.iter().map(|j| j.job.envelope.id.as_str()).collect::<Vec<_>>().join(",");
         let session = Session::new(Arc::clone(&self.tensors), budget, Arc::clone(&guard.watch.cancel));
+        let place =
+            Place::new(guest.plugin_dir.clone(), self.scratch.clone(), limits.scratch_mib, jobs.len());
         let mut table = ResourceTable::new();
-        table.set_max_capacity(MAX_HANDLES);
+        let handles = usize::try_from(limits.handles).unwrap_or(usize::MAX);
+        table.set_max_capacity(handles);
         let state = State {
             limiter: Limiter::new(limits),
             watch: Arc::clone(&guard.watch),
@@ -427,6 +480,9 @@ impl Sandbox {
             jobs,
             assets: Arc::clone(&guest.assets),
             draft: None,
+            passed: 0,
+            ticks: 0,
+            stack_kib: self.stack_kib,
             limits: Arc::clone(limits),
             device_denied: None,
             log: GuestLog::new(Arc::clone(&guest.name), ids, limits.log_kib.saturating_mul(1024)),
@@ -437,16 +493,39 @@ impl Sandbox {
         };
         let mut store = Store::new(&self.engine, state);
         store.limiter(|state| &mut state.limiter);
-        let hostcall = mib(limits.memory_mib).saturating_add(HOSTCALL_SPARE);
-        store.set_hostcall_fuel(usize::try_from(hostcall).unwrap_or(usize::MAX));
-        store.set_max_component_handles(MAX_HANDLES);
+        store.set_hostcall_fuel(usize::try_from(hostcall_bytes(limits)).unwrap_or(usize::MAX));
+        store.set_max_component_handles(handles);
+        if self.count_fuel {
+            let fuel = if limits.fuel == 0 { u64::MAX } else { limits.fuel };
+            if let Err(error) = store.set_fuel(fuel) {
+                guard.watch.stop(Failure::new(Code::HostError, format!("cannot count fuel: {error:#}")));
+            }
+        }
         store.set_epoch_deadline(1);
         // Every tick the guest looks whether it must stop, and lets others on this thread run.
-        store.epoch_deadline_callback(|context| {
-            context.data().check_stopped()?;
+        store.epoch_deadline_callback(|mut context| {
+            context.data_mut().tick()?;
             Ok(UpdateDeadline::YieldCustom(1, Box::pin(tokio::task::yield_now())))
         });
         (store, guard)
+    }
+
+    /// Sees to it that the assets are where the jobs read them. Waiting for that is no silence of theirs.
+    async fn bring_assets(&self, guest: &Guest, state: &mut State) -> wasmtime::Result<()> {
+        if guest.assets.is_empty() {
+            return Ok(());
+        }
+        state.watch.begin_work();
+        let entered = self.room.enter(&guest.name, &guest.assets).await;
+        state.watch.end_work();
+        state.in_use = entered.map_err(|error| {
+            let code = match error.kind {
+                warren_tensor::ErrorKind::OutOfMemory => Code::DeviceMemory,
+                _ => Code::HostError,
+            };
+            wasmtime::Error::new(Stop(Failure::new(code, error.to_string())))
+        })?;
+        Ok(())
     }
 
     /// Runs a batch in a fresh store and instance. `started` is handed the batch's watch before the
@@ -469,6 +548,7 @@ impl Sandbox {
                 sink: e.progress,
                 emitted: 0,
                 events: 0,
+                rate: Rate::default(),
             })
             .collect();
         let budget = Budget::new(mib(guest.limits.device_mib).saturating_mul(count as u64));
@@ -478,6 +558,7 @@ impl Sandbox {
             (0..count).map(|i| Resource::new_own(u32::try_from(i).unwrap_or(u32::MAX))).collect::<Vec<_>>();
         let called = {
             let call = async {
+                self.bring_assets(guest, store.data_mut()).await?;
                 let plugin = guest.compiled.pre.instantiate_async(&mut store).await?;
                 plugin.call_infer(&mut store, &handles).await
             };
@@ -533,24 +614,6 @@ fn take_outputs(state: &mut State, place: usize, outputs: bindings::Outputs) -> 
     let mut taken: Vec<Named> = Vec::with_capacity(outputs.outputs.len());
     for output in outputs.outputs {
         let named = state.take_value(&output.name, output.value, output.content_type)?;
-    /// Sees to it that the assets are where the jobs read them. Waiting for that is no silence of theirs.
-    async fn bring_assets(&self, guest: &Guest, state: &mut State) -> wasmtime::Result<()> {
-        if guest.assets.is_empty() {
-            return Ok(());
-        }
-        state.watch.begin_work();
-        let entered = self.room.enter(&guest.name, &guest.assets).await;
-        state.watch.end_work();
-        state.in_use = entered.map_err(|error| {
-            let code = match error.kind {
-                warren_tensor::ErrorKind::OutOfMemory => Code::DeviceMemory,
-                _ => Code::HostError,
-            };
-            wasmtime::Error::new(Stop(Failure::new(code, error.to_string())))
-        })?;
-        Ok(())
-    }
-
         total = total.saturating_add(jobs::size(&named)).saturating_add(named.name.len() as u64);
         if total > limit {
             return Err(over(total));
@@ -581,7 +644,6 @@ fn take_outputs(state: &mut State, place: usize, outputs: bindings::Outputs) -> 
             match value {
                 bindings::warren::plugin::types::Parameter::Boolean(v) => Parameter::Bool(v),
                 bindings::warren::plugin::types::Parameter::Int64(v) => Parameter::Int(v),
-                self.bring_assets(guest, store.data_mut()).await?;
                 bindings::warren::plugin::types::Parameter::Float64(v) => Parameter::Float(v),
                 bindings::warren::plugin::types::Parameter::Text(v) => Parameter::Text(v),
             },

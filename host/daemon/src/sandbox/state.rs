@@ -1,6 +1,5 @@
 //! What a store holds: everything that one batch may reach, and what it has used of it.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,10 +9,11 @@ use wasmtime::{ResourceLimiter, Result};
 use wasmtime_wasi::WasiCtx;
 
 use super::assets::{Assets, AssetsDraft, InUse};
+use super::files::Place;
 use super::guest_log::GuestLog;
-use super::watch::Watch;
+use super::watch::{TICK, Watch};
 use crate::config::{Limits, mib};
-use crate::job::{Failure, Job, Progress};
+use crate::job::{Code, Failure, Job, Progress};
 
 /// Where the progress of one job goes. Called on the guest's thread; must not block.
 pub type ProgressSink = Arc<dyn Fn(Progress) + Send + Sync>;
@@ -30,6 +30,32 @@ pub struct RunningJob {
     pub emitted: u64,
     /// Events so far.
     pub events: u64,
+    /// Events of the last second, see [`Rate`].
+    pub rate: Rate,
+}
+
+/// How many events a job may report at once: as many as a second's worth, filled up as time goes by.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Rate {
+    taken: u64,
+    at_ms: u64,
+}
+
+impl Rate {
+    /// Takes one event of `most` a second at `now_ms`; false when there is none left.
+    pub fn take(&mut self, now_ms: u64, most: u64) -> bool {
+        let back = now_ms.saturating_sub(self.at_ms).saturating_mul(most) / 1000;
+        // A part of an event that came back is not forgotten: the clock stays where it is.
+        if back > 0 || self.taken == 0 {
+            self.taken = self.taken.saturating_sub(back);
+            self.at_ms = now_ms;
+        }
+        if self.taken >= most {
+            return false;
+        }
+        self.taken += 1;
+        true
+    }
 }
 
 /// The context of one store.
@@ -48,6 +74,12 @@ pub struct State {
     pub draft: Option<AssetsDraft>,
     /// The limits in force.
     pub limits: Arc<Limits>,
+    /// Bytes passed to and from the host so far.
+    pub passed: u64,
+    /// How much stack the guest has, KiB.
+    pub stack_kib: u64,
+    /// Ticks in which the guest's own code ran.
+    pub ticks: u64,
     /// Set when a tensor operation was refused for want of budget: what it said.
     pub device_denied: Option<String>,
     /// Log lines, stdout and stderr.
@@ -56,17 +88,44 @@ pub struct State {
     pub table: ResourceTable,
     /// WASI, made at the first call: most short jobs never need it.
     pub wasi: Option<WasiCtx>,
-    /// The plugin's folder, read-only to the guest.
-    pub folder: Arc<PathBuf>,
-    /// Where scratch directories are made.
-    pub scratch_base: Option<Arc<PathBuf>>,
-    /// The batch's scratch directory, once made; removed with the store.
-    pub scratch: Option<tempfile::TempDir>,
+    /// The file system.
+    pub place: Place,
     /// Keeps the assets where they are. Last: what reads them must be gone before.
     pub in_use: Option<InUse>,
 }
 
 impl State {
+    /// Counts bytes that the guest passes to the host or gets from it.
+    pub fn pass(&mut self, bytes: usize) -> Result<()> {
+        self.passed = self.passed.saturating_add(bytes as u64);
+        let most = self.limits.hostcall_total_mib;
+        if self.passed > mib(most) {
+            return Err(wasmtime::Error::new(Stop(Failure::new(
+                Code::HostcallLimit,
+                format!(
+                    "{} bytes passed to and from the host: limits.hostcall_total_mib is {most}",
+                    self.passed
+                ),
+            ))));
+        }
+        Ok(())
+    }
+
+    /// Counts a tick in which the guest's own code ran.
+    pub fn tick(&mut self) -> Result<()> {
+        self.check_stopped()?;
+        self.ticks += 1;
+        let ran = self.ticks.saturating_mul(u64::try_from(TICK.as_millis()).unwrap_or(u64::MAX));
+        let most = self.limits.cpu_ms;
+        if ran > most {
+            return Err(wasmtime::Error::new(Stop(Failure::new(
+                Code::CpuLimit,
+                format!("stopped after {ran} ms of processor time: limits.cpu_ms is {most}"),
+            ))));
+        }
+        Ok(())
+    }
+
     /// The failure to unwind the guest with, if the batch must stop.
     pub fn check_stopped(&self) -> Result<()> {
         if self.watch.is_stopped() { Err(stop_error(&self.watch)) } else { Ok(()) }
@@ -90,12 +149,11 @@ pub struct Stop(pub Failure);
 pub struct Limiter {
     memory: usize,
     used: usize,
-    /// What was refused, in words.
-    pub denied: Option<String>,
+    elements: usize,
+    elements_used: usize,
+    /// What was refused, in words, and its code.
+    pub denied: Option<(Code, String)>,
 }
-
-/// Elements of all tables of an instance together; beyond what real guests use, below what hurts.
-pub const TABLE_ELEMENTS: usize = 20_000;
 
 /// Core instances, memories and tables of one component: what toolchains make, and some more.
 pub const CORE_INSTANCES: u32 = 64;
@@ -107,7 +165,13 @@ pub const TABLES: u32 = 16;
 impl Limiter {
     /// A limiter for these limits.
     pub fn new(limits: &Limits) -> Self {
-        Self { memory: usize::try_from(mib(limits.memory_mib)).unwrap_or(usize::MAX), used: 0, denied: None }
+        Self {
+            memory: usize::try_from(mib(limits.memory_mib)).unwrap_or(usize::MAX),
+            used: 0,
+            elements: usize::try_from(limits.table_elements).unwrap_or(usize::MAX),
+            elements_used: 0,
+            denied: None,
+        }
     }
 }
 
@@ -116,22 +180,25 @@ impl ResourceLimiter for Limiter {
         // All memories of the instance together, so that several small ones do not make a large one.
         let grown = self.used.saturating_add(desired.saturating_sub(current));
         if grown > self.memory {
-            self.denied = Some(format!(
-                "{desired} bytes of linear memory asked for: limits.memory_mib is {}",
-                self.memory >> 20
-            ));
+            let limit = self.memory >> 20;
+            let text = format!("{desired} bytes of linear memory asked for: limits.memory_mib is {limit}");
+            self.denied = Some((Code::MemoryLimit, text));
             return Ok(false);
         }
         self.used = grown;
         Ok(true)
     }
 
-    fn table_growing(&mut self, _current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
-        if desired > TABLE_ELEMENTS {
-            self.denied =
-                Some(format!("{desired} table elements asked for: at most {TABLE_ELEMENTS} are allowed"));
+    fn table_growing(&mut self, current: usize, desired: usize, _maximum: Option<usize>) -> Result<bool> {
+        // All tables together, likewise.
+        let grown = self.elements_used.saturating_add(desired.saturating_sub(current));
+        if grown > self.elements {
+            let limit = self.elements;
+            let text = format!("{grown} table elements asked for: limits.table_elements is {limit}");
+            self.denied = Some((Code::TableLimit, text));
             return Ok(false);
         }
+        self.elements_used = grown;
         Ok(true)
     }
 
