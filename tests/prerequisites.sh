@@ -17,6 +17,8 @@ command -v python3 >/dev/null 2>&1 || missing "python3 is not installed; it fetc
 packages=
 # The tests start private nodes of it; the machine's own broker, if there is one, is left alone.
 [ -x /usr/lib/rabbitmq/bin/rabbitmq-server ] || packages="$packages rabbitmq-server"
+# So are registries.
+[ -x /usr/bin/docker-registry ] || packages="$packages docker-registry"
 # The example clients in Java, Node and Python, which the tests run.
 command -v javac >/dev/null 2>&1 || packages="$packages default-jdk-headless"
 [ -e /usr/share/java/amqp-client.jar ] || packages="$packages librabbitmq-client-java"

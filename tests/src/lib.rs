@@ -12,6 +12,7 @@ pub mod plugins;
 pub mod process;
 pub mod proxy;
 pub mod rabbitmq;
+pub mod registry;
 pub mod scene;
 pub mod table;
 pub mod wasm;

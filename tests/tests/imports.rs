@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 /// What each top-level module of the daemon may name besides itself. Every module is listed; the
 /// order is one in which they could be written without looking ahead.
-const MODULES: [(&str, &[&str]); 22] = [
+const MODULES: [(&str, &[&str]); 24] = [
     ("job", &[]),
     ("config", &[]),
     ("digest", &[]),
@@ -18,6 +18,7 @@ const MODULES: [(&str, &[&str]); 22] = [
     ("cancel", &["job", "sandbox"]),
     ("plugin", &["config", "digest", "folder", "job", "sandbox"]),
     ("wire", &["broker", "job", "losses"]),
+    ("oci", &["config", "digest", "folder", "plugin"]),
     ("topology", &["broker", "config", "job", "wire"]),
     ("connect", &["broker", "config"]),
     ("artifacts", &["config", "digest", "job", "plugin"]),
@@ -36,6 +37,7 @@ const MODULES: [(&str, &[&str]); 22] = [
             "intake",
             "job",
             "losses",
+            "oci",
             "plugin",
             "relay",
             "sandbox",
@@ -45,18 +47,24 @@ const MODULES: [(&str, &[&str]); 22] = [
             "wire",
         ],
     ),
-    ("health", &["broker", "plugin"]),
+    ("health", &["broker", "metrics", "plugin"]),
+    ("metrics", &["plugin"]),
     // The command: a crate of its own on top of the library.
     ("cli", &[]),
     ("main", &["cli"]),
 ];
 
 /// A name, where in the workspace it must not stand, and where it may after all.
-const NAMES: [(&str, &[&str], &[&str]); 11] = [
+const NAMES: [(&str, &[&str], &[&str]); 12] = [
     ("lapin", &["host", "sdk"], &["host/daemon/src/broker/"]),
     ("wasmtime", &["host", "sdk"], &["host/daemon/src/sandbox/"]),
     ("wasmtime_wasi", &["host", "sdk"], &["host/daemon/src/sandbox/"]),
-    ("serde_json", &["host"], &["host/daemon/src/wire.rs", "host/daemon/src/wire/", "host/daemon/src/cli/"]),
+    (
+        "serde_json",
+        &["host"],
+        &["host/daemon/src/wire.rs", "host/daemon/src/wire/", "host/daemon/src/oci/", "host/daemon/src/cli/"],
+    ),
+    ("hyper", &["host", "sdk"], &["host/daemon/src/oci/"]),
     ("wgpu", &["host", "sdk"], &["host/tensor/src/wgpu/"]),
     ("broker", &["host/daemon/src/sandbox", "host/tensor"], &[]),
     ("wire", &["host/daemon/src/sandbox"], &[]),

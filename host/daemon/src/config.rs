@@ -10,6 +10,10 @@ use figment::providers::{Env, Format, Serialized, Toml};
 use serde::{Deserialize, Serialize};
 use warren_tensor::DeviceChoice;
 
+mod registry;
+
+pub use registry::Registry;
+
 /// Every setting, with its default.
 #[derive(Debug, Clone, PartialEq, Deserialize, Serialize)]
 #[serde(deny_unknown_fields, default)]
@@ -29,6 +33,11 @@ pub struct Config {
     /// How often the plugin directory is looked at when nothing told of a change, ms: network file
     /// systems tell nothing.
     pub rescan_ms: u64,
+    /// Plugins served beside those of the directory, by digest: `oci://registry/repository@sha256:…` or
+    /// `oci-layout:/folder@sha256:…`.
+    pub plugins_from: Vec<String>,
+    /// How they are pulled.
+    pub registry: Registry,
     /// Public keys (64 hexadecimal digits, from `warren plugin keygen`): where there are any, only plugins
     /// that one of them has signed are served.
     pub signers: Vec<String>,
@@ -185,6 +194,8 @@ impl Default for Config {
             plugins: "plugins".into(),
             admin: None,
             rescan_ms: 5_000,
+            plugins_from: Vec::new(),
+            registry: Registry::default(),
             signers: Vec::new(),
             rollback: Rollback::default(),
             versions: BTreeMap::new(),
@@ -426,6 +437,12 @@ impl Config {
         let digits = |key: &String| key.len() == 64 && key.bytes().all(|b| b.is_ascii_hexdigit());
         if let Some(key) = self.signers.iter().find(|key| !digits(key)) {
             return bad("signers", format!("{key:?}: a key has 64 hexadecimal digits"));
+        }
+        if let Some(source) = self.plugins_from.iter().find(|source| !source.contains("@sha256:")) {
+            return bad("plugins_from", format!("{source:?}: name it by digest, with @sha256:…"));
+        }
+        if self.registry.max_mib == 0 || self.registry.seconds == 0 || self.registry.silence_ms == 0 {
+            return bad("registry.max_mib, .seconds, .silence_ms", "use at least 1".into());
         }
         if !(0.0..=1.0).contains(&self.rollback.rate) {
             return bad("rollback.rate", format!("{}: use 0 to 1", self.rollback.rate));

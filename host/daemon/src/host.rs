@@ -3,6 +3,7 @@
 
 mod consume;
 mod deploy;
+mod sources;
 
 pub use deploy::{DeployError, Deployer, Loaded};
 
@@ -12,6 +13,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant, SystemTime};
 
 use deploy::Deploy;
+use sources::Followed;
 use tokio::runtime::{Builder, Handle, Runtime};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -25,6 +27,7 @@ use crate::duplicates::Duplicates;
 use crate::intake;
 use crate::job::{Code, Envelope, Failure, Job, Outputs};
 use crate::losses::{self, Losses};
+use crate::oci::{OciError, Sources};
 use crate::plugin::{LoadError, Plugin, Plugins, Share};
 use crate::relay::{Relay, Relays};
 use crate::sandbox::{CompilerConfig, Entry, Refusal, Sandbox, SandboxConfig, SandboxError, TICK};
@@ -62,6 +65,9 @@ pub enum HostError {
         /// Why.
         source: std::io::Error,
     },
+    /// Where plugins are pulled from.
+    #[error(transparent)]
+    Sources(#[from] OciError),
     /// Threads.
     #[error("cannot start threads: {0}")]
     Threads(std::io::Error),
@@ -88,11 +94,15 @@ struct Inner {
     relays: Arc<Relays>,
     counters: Counters,
     stopping: CancellationToken,
+    /// Set when jobs that have not ended are to be dropped where they are.
+    abandoned: CancellationToken,
     consumers: TaskTracker,
     cancels: Cancels,
     duplicates: Duplicates,
     losses: Losses,
     deploy: Deploy,
+    oci: Sources,
+    sources: Followed,
     /// Where everything between the broker and the guests runs.
     threads: Handle,
     /// What this host is called, and which of all runs of that name it is.
@@ -109,6 +119,9 @@ pub struct Host {
 /// Threads beside the slots, so that intake, relay and settling go on while every slot computes.
 const SPARE_THREADS: usize = 1;
 
+/// How long jobs that are dropped at the host's end may take to go.
+const LAST: Duration = Duration::from_secs(1);
+
 /// The tensor engine that the config asks for.
 ///
 /// # Errors
@@ -120,6 +133,7 @@ pub fn tensor_engine(config: &Config) -> Result<TensorEngine, HostError> {
         device,
         device_bytes: mib(config.device_memory_mib),
         device_pool_bytes: mib(config.device_memory_mib) / 4,
+        spill: config.scratch.clone(),
         device_deadline: Duration::from_millis(config.device_silence_ms),
         ..EngineConfig::default()
     })?)
@@ -128,7 +142,6 @@ pub fn tensor_engine(config: &Config) -> Result<TensorEngine, HostError> {
 /// Tells the plugins how the config shares their jobs out.
 fn share_out(plugins: &Plugins, config: &Config) {
     for (name, versions) in &config.versions {
-        spill: config.scratch.clone(),
         plugins.share(
             name,
             match &versions.pin {
@@ -157,6 +170,9 @@ impl Host {
                 memory_mib: config.limits.memory_mib,
                 scratch: config.scratch.clone(),
                 pagemap_scan: config.pagemap_scan,
+                stack_kib: config.stack_kib,
+                count_fuel: config.count_fuel,
+                pooled: true,
             },
             Arc::clone(&tensors),
         )?;
@@ -187,11 +203,14 @@ impl Host {
                 relays: Relays::new(Arc::clone(&broker), config.responses_queue.clone(), interval),
                 counters: Counters::default(),
                 stopping: CancellationToken::new(),
+                abandoned: CancellationToken::new(),
                 consumers: TaskTracker::new(),
                 cancels: Cancels::default(),
                 duplicates: Duplicates::new(Duration::from_millis(config.duplicate_window_ms)),
                 losses: Losses::default(),
                 deploy: Deploy::default(),
+                oci: Sources::new(&config.registry)?,
+                sources: Followed::default(),
                 threads: guests.handle().clone(),
                 name: config.host_name(),
                 run: uuid::Uuid::new_v4().to_string(),
@@ -210,14 +229,17 @@ impl Host {
         self.inner.load_folder(folder).await
     }
 
-    /// Loads every folder of the plugin directory that holds a manifest. One that cannot be loaded
-    /// is reported and left out.
+    /// Loads every folder of the plugin directory that holds a manifest, and what the config names by
+    /// digest as far as the store has it; the rest of that is being pulled when this returns. One that
+    /// cannot be loaded is reported and left out.
     ///
     /// # Errors
     /// [`HostError::Plugins`] when the directory cannot be read.
     pub async fn load_all(&self) -> Result<Vec<Loaded>, HostError> {
         let fail = |source| HostError::Plugins { path: self.inner.config.plugins.clone(), source };
-        Ok(self.inner.scan(true).await.map_err(fail)?.0)
+        let mut loaded = self.inner.scan(true).await.map_err(fail)?.0;
+        loaded.extend(self.inner.follow_sources(&self.inner.config.plugins_from).await);
+        Ok(loaded)
     }
 
     /// What changes while the host serves: for whoever operates it.
@@ -290,6 +312,12 @@ impl Host {
         // Each consumer waits for what runs, after its own last delivery.
         let drained =
             tokio::time::timeout(self.inner.config.drain(), self.inner.consumers.wait()).await.is_ok();
+        if !drained {
+            // Guests go before their threads do: in one that waits for a file, the end of the runtime that
+            // reads it would be a panic.
+            self.inner.abandoned.cancel();
+            drop(tokio::time::timeout(LAST, self.inner.consumers.wait()).await);
+        }
         consume::tell(&self.inner, self.inner.losses.take_unsaid()).await;
         if let Some(runtime) = self.guests.take() {
             runtime.shutdown_background();
@@ -301,6 +329,7 @@ impl Host {
 impl Drop for Host {
     fn drop(&mut self) {
         self.inner.stopping.cancel();
+        self.inner.abandoned.cancel();
         if let Some(runtime) = self.guests.take() {
             runtime.shutdown_background();
         }
@@ -392,6 +421,7 @@ impl Inner {
         let loss = tokio::select! {
             biased;
             loss = lost.wait() => loss,
+            () = self.abandoned.cancelled() => return,
             () = self.whole(&delivery, &way) => return,
         };
         let timed_out = loss == Loss::Timeout && way.began.load(Ordering::Relaxed);
@@ -531,12 +561,25 @@ impl Inner {
         let requested = job.requested.clone();
         intake::check(&plugin.manifest, &job)?;
         intake::check_deadline(&job)?;
-        let job = intake::resolve(job, &self.artifacts, relay).await?;
+        let deadline = job.deadline;
+        let job = if intake::is_whole(&job) {
+            job
+        } else {
+            // A store may be slow: one that is not waited for any more goes on by itself.
+            tokio::select! {
+                biased;
+                () = self.stopping.cancelled() => return Err(Unfinished::NotBegun),
+                failure = in_hand.cancelled() => return Err(failure.into()),
+                failure = intake::expires(deadline) => return Err(failure.into()),
+                job = intake::resolve(job, &self.artifacts, relay) => job?,
+            }
+        };
         let mut outputs = {
             let _slot = tokio::select! {
                 biased;
                 () = self.stopping.cancelled() => return Err(Unfinished::NotBegun),
                 failure = in_hand.cancelled() => return Err(failure.into()),
+                failure = intake::expires(deadline) => return Err(failure.into()),
                 slot = self.schedule.slot(way.alone) => slot?,
             };
             way.began.store(true, Ordering::Relaxed);

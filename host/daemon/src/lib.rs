@@ -13,6 +13,8 @@ pub mod host;
 pub mod intake;
 pub mod job;
 pub mod losses;
+pub mod metrics;
+pub mod oci;
 pub mod plugin;
 pub mod relay;
 pub mod sandbox;

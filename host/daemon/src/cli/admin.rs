@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::{UnixListener, UnixStream};
 use warren::host::Deployer;
-use warren::plugin::{Listed, Refused, Share};
+use warren::plugin::{Listed, Plugin, Refused, Share};
 
 /// The longest line that is read.
 const MAX_LINE: u64 = 1 << 20;
@@ -28,6 +28,8 @@ pub enum Request {
     List,
     /// Load a folder, by its path on the host's machine.
     Load { folder: PathBuf },
+    /// Pull a plugin by its reference, with its digest.
+    LoadFrom { reference: String },
     /// Take out `name@version`, or every version of `name`.
     Unload { name: String },
     /// One version takes all jobs; without one the newest does.
@@ -133,14 +135,12 @@ async fn answer(request: Request, deployer: &Deployer) -> Result<Value, warren::
         Request::List => {
             let (listed, refused) = deployer.list()?;
             json!({
-                "versions": listed.iter().map(version).collect::<Vec<_>>(),
-                "refused": refused.iter().map(refusal).collect::<Vec<_>>(),
+                "versions": listed.iter().map(|l| version(l, deployer)).collect::<Vec<_>>(),
+                "refused": refused.iter().map(|r| refusal(r, deployer)).collect::<Vec<_>>(),
             })
         }
-        Request::Load { folder } => {
-            let plugin = deployer.load(&folder).await?;
-            json!({ "loaded": plugin.identity.plugin, "digest": plugin.identity.digest, "models": plugin.manifest.models })
-        }
+        Request::Load { folder } => loaded(&*deployer.load(&folder).await?),
+        Request::LoadFrom { reference } => loaded(&*deployer.load_from(&reference).await?),
         Request::Unload { name } => json!({ "unloaded": deployer.unload(&name).await? }),
         Request::Pin { name, version } => {
             let share = version.clone().map_or(Share::Newest, Share::Pinned);
@@ -158,28 +158,34 @@ async fn answer(request: Request, deployer: &Deployer) -> Result<Value, warren::
     })
 }
 
-fn version(listed: &Listed) -> Value {
+fn loaded(plugin: &Plugin) -> Value {
+    json!({ "loaded": plugin.identity.plugin, "digest": plugin.identity.digest, "models": plugin.manifest.models })
+}
+
+fn version(listed: &Listed, deployer: &Deployer) -> Value {
     let plugin = &listed.plugin;
     let (jobs, broken) = plugin.tally.counts();
+    let (resident, evicted) = plugin.guest.assets().resident();
     json!({
         "plugin": plugin.identity.plugin,
         "digest": plugin.identity.digest,
         "models": plugin.manifest.models,
-    let (resident, evicted) = plugin.guest.assets().resident();
         "state": listed.standing.name(),
         "share": listed.share,
         "assets_bytes": plugin.guest.assets().size(),
+        "resident_bytes": resident,
+        "evicted_bytes": evicted,
         "first_jobs": jobs,
         "of_them_failed": broken,
         "folder": plugin.guest.folder(),
+        "from": deployer.origin(plugin.guest.folder()),
     })
-        "resident_bytes": resident,
-        "evicted_bytes": evicted,
 }
 
-fn refusal(refused: &Refused) -> Value {
+fn refusal(refused: &Refused, deployer: &Deployer) -> Value {
     json!({
         "folder": refused.folder,
+        "from": deployer.origin(&refused.folder),
         "reason": refused.reason,
         "since": humantime::format_rfc3339_seconds(refused.since).to_string(),
     })

@@ -15,6 +15,7 @@ mod request;
 mod run;
 mod serve;
 mod service;
+mod sources;
 mod submit;
 mod topology;
 
@@ -114,6 +115,7 @@ impl Settings {
     fn load(&self) -> anyhow::Result<Config> {
         let mut config = Config::load(self.config.as_deref(), self)?;
         compile::configure(&mut config);
+        sources::configure(&mut config);
         Ok(config)
     }
 }

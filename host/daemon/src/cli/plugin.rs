@@ -1,5 +1,6 @@
 //! `warren plugin`: what a plugin is (`inspect`), whether it would be served (`validate`), and what a
-//! running host serves (`list`, `load`, `unload`, `pin`, `rollback`).
+//! running host serves (`list`, `load`, `unload`, `pin`, `rollback`); and plugins from and to registries
+//! (`pull`, `push`, `pack`).
 
 use std::collections::BTreeMap;
 use std::io::Write;
@@ -11,10 +12,12 @@ use anyhow::Context;
 use serde_json::{Value, json};
 use warren::broker::embedded::Embedded;
 use warren::host::Host;
+use warren::oci::Reference;
 use warren::plugin::{Package, signature};
 
 use super::Settings;
 use super::admin::{self, Request};
+use super::sources;
 
 #[derive(clap::Subcommand)]
 pub enum Command {
@@ -36,10 +39,10 @@ pub enum Command {
         #[command(flatten)]
         running: Running,
     },
-    /// Load a folder into a running host, wherever it is.
+    /// Load a folder into a running host, wherever it is; or pull a plugin by its digest.
     Load {
-        /// The plugin's folder.
-        folder: PathBuf,
+        /// The plugin's folder, or oci://registry/repository@sha256:…, or oci-layout:/folder@sha256:…
+        plugin: String,
         #[command(flatten)]
         running: Running,
     },
@@ -65,6 +68,35 @@ pub enum Command {
         name: String,
         #[command(flatten)]
         running: Running,
+    },
+    /// Pull a plugin without a host; prints its name by digest.
+    Pull {
+        /// oci://registry/repository:tag or @sha256:…, or oci-layout:/folder:tag or @sha256:…
+        reference: String,
+        /// A folder to make of it; without one it goes where hosts keep what they pull.
+        #[arg(long)]
+        to: Option<PathBuf>,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Publish a plugin's folder in a registry; prints its name by digest.
+    Push {
+        /// The plugin's folder.
+        folder: PathBuf,
+        /// oci://registry/repository, with a :tag if it is to have one.
+        reference: String,
+        #[command(flatten)]
+        settings: Settings,
+    },
+    /// Write a plugin's folder into an OCI image layout; prints its name by digest.
+    Pack {
+        /// The plugin's folder.
+        folder: PathBuf,
+        /// The layout's folder; made if there is none.
+        layout: PathBuf,
+        /// What it is called in there.
+        #[arg(long)]
+        tag: Option<String>,
     },
     /// Make a key to sign plugins with; prints its public half, for `signers` in the hosts' config.
     Keygen {
@@ -118,11 +150,18 @@ fn weights(versions: &[String]) -> anyhow::Result<BTreeMap<String, u32>> {
     versions.iter().map(part).collect()
 }
 
+/// The texts of a list, one after the other.
+fn words(list: &Value) -> String {
+    let all: Vec<&str> = list.as_array().into_iter().flatten().filter_map(Value::as_str).collect();
+    all.join(", ")
+}
+
 fn show(list: &Value) {
     let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
     let rows = |name: &str| list[name].as_array().cloned().unwrap_or_default();
     // Assets that were given up for want of device memory come back with the next job.
-    let mib = |value: &Value| format!("{:.1}", value.as_u64().unwrap_or_default() as f64 / f64::from(1 << 20));
+    let mib =
+        |value: &Value| format!("{:.1}", value.as_u64().unwrap_or_default() as f64 / f64::from(1 << 20));
     println!(
         "{:<28} {:<9} {:>6} {:>12} {:>13} {:>13}  models",
         "plugin", "state", "share", "failed", "resident MiB", "given up MiB"
@@ -142,7 +181,7 @@ fn show(list: &Value) {
     for row in rows("refused") {
         println!(
             "refused: {} since {}\n    {}",
-            text(&row["folder"]),
+            row["from"].as_str().map_or_else(|| text(&row["folder"]), str::to_owned),
             text(&row["since"]),
             text(&row["reason"])
         );
@@ -156,28 +195,46 @@ pub async fn plugin(command: Command) -> anyhow::Result<bool> {
             let list = running.ask(Request::List).await?;
             if json { println!("{list:#}") } else { show(&list) }
         }
-        Command::Load { folder, running } => {
-            let folder = folder.canonicalize().with_context(|| format!("{}", folder.display()))?;
-            let done = running.ask(Request::Load { folder }).await?;
-            println!("serving {} for {}", done["loaded"].as_str().unwrap_or_default(), done["models"]);
+        Command::Load { plugin, running } => {
+            let request = if Reference::looks_like(&plugin) {
+                Request::LoadFrom { reference: sources::reference(&plugin)?.to_string() }
+            } else {
+                Request::Load { folder: PathBuf::from(&plugin).canonicalize().context(plugin)? }
+            };
+            let done = running.ask(request).await?;
+            println!("serving {} for {}", done["loaded"].as_str().unwrap_or_default(), words(&done["models"]));
         }
         Command::Unload { name, running } => {
             let done = running.ask(Request::Unload { name }).await?;
-            println!("out of service: {}", done["unloaded"]);
+            println!("out of service: {}", words(&done["unloaded"]));
         }
         Command::Pin { name, versions, running } => {
-            let request = match versions.as_slice() {
-                [] => Request::Pin { name, version: None },
-                [version] if !version.contains('=') => Request::Pin { name, version: Some(version.clone()) },
-                several => Request::Weigh { name, weights: weights(several)? },
+            let (request, said) = match versions.as_slice() {
+                [] => (Request::Pin { name, version: None }, "the newest version takes all jobs".to_owned()),
+                [version] if !version.contains('=') => {
+                    let said = format!("{name}@{version} takes all jobs");
+                    (Request::Pin { name, version: Some(version.clone()) }, said)
+                }
+                several => {
+                    let weights = weights(several)?;
+                    (Request::Weigh { name, weights }, format!("jobs are shared out: {}", several.join(" ")))
+                }
             };
-            println!("{}", running.ask(request).await?);
+            running.ask(request).await?;
+            println!("{said}");
         }
         Command::Rollback { name, running } => {
             let done = running.ask(Request::Rollback { name }).await?;
             let name = |key: &str| done[key].as_str().unwrap_or_default().to_owned();
             println!("{} is out of service, {} serves", name("out"), name("serving"));
         }
+        Command::Pull { reference, to, settings } => {
+            sources::pull(&settings.load()?, &reference, to.as_deref()).await?;
+        }
+        Command::Push { folder, reference, settings } => {
+            sources::push(&settings.load()?, &folder, &reference).await?;
+        }
+        Command::Pack { folder, layout, tag } => sources::pack(&folder, &layout, tag.as_deref())?,
         Command::Keygen { file } => {
             let (key, public) = signature::new_key()?;
             let mut options = std::fs::OpenOptions::new();

@@ -134,16 +134,21 @@ async fn start(
 ) -> anyhow::Result<(Host, Arc<dyn Broker>)> {
     service::notify(&[NotifyState::Status("connecting to the broker")]);
     let broker = brokers.connect().await?;
+    let mut awaited = config.plugins_from.clone();
     let host = Host::new(config, Arc::clone(&broker))?;
     if let Some(threads) = host.threads().cloned() {
         health.watch(Parts { threads, broker: Arc::clone(&broker), plugins: Arc::clone(host.plugins()) });
     }
     service::notify(&[NotifyState::Status("loading plugins")]);
     for (folder, loaded) in host.load_all().await? {
+        awaited.retain(|source| folder.as_os_str() != source.as_str());
         match loaded {
             Ok(plugin) => eprintln!("serving {} for {:?}", plugin.identity.plugin, plugin.manifest.models),
             Err(error) => eprintln!("not serving {}: {error}", folder.display()),
         }
+    }
+    for source in awaited {
+        eprintln!("pulling {source}: it serves once it is here");
     }
     host.serve().await?;
     host.deployer().watch_directory()?;

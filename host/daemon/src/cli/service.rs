@@ -42,10 +42,15 @@ pub async fn reload(settings: Settings, deployer: Deployer) {
         return;
     };
     while hangups.recv().await.is_some() {
-        let done = settings.load().map(|config| deployer.reload(&config));
+        let done = match settings.load() {
+            Ok(config) => Ok(deployer.reload(&config).await),
+            Err(error) => Err(error),
+        };
         match done {
             Ok(Ok(())) => {
-                tracing::info!("SIGHUP: `versions` of the config are in force; the rest needs a restart")
+                tracing::info!(
+                    "SIGHUP: `versions` and `plugins_from` of the config are in force; the rest needs a restart"
+                );
             }
             Ok(Err(error)) => tracing::warn!(%error, "SIGHUP"),
             Err(error) => tracing::error!(%error, "SIGHUP: the config is wrong and was not taken over"),

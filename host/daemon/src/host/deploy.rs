@@ -17,6 +17,7 @@ use super::{Inner, consume, share_out};
 use crate::config::Config;
 use crate::intake;
 use crate::job::{Code, Data, Failure, Fault};
+use crate::oci::OciError;
 use crate::plugin::{self, Listed, LoadError, Plugin, Refused, Share, Standing, manifest};
 use crate::sandbox::{Entry, Refusal};
 use crate::wire;
@@ -43,6 +44,13 @@ pub(super) struct Deploy {
     trials: Cell<HashMap<Arc<str>, Arc<str>>>,
     /// Something may have changed.
     pub(super) look: Notify,
+}
+
+impl Deploy {
+    /// Waits until nothing else changes what is served; nothing does while the answer is held.
+    pub(super) async fn one_change(&self) -> impl Drop + '_ {
+        self.folders.lock().await
+    }
 }
 
 /// What is known of a folder.
@@ -92,6 +100,9 @@ pub enum DeployError {
     /// The folder.
     #[error(transparent)]
     Load(#[from] LoadError),
+    /// Where it comes from.
+    #[error(transparent)]
+    Source(#[from] OciError),
     /// No such version, or plugin.
     #[error("{name}: not in service; there are {served:?}")]
     Unknown {
@@ -186,7 +197,11 @@ impl Inner {
 
     /// Loads a folder and puts it into service; the version that the folder served `before` stays ready
     /// until the new one has proved itself.
-    async fn bring(&self, folder: &Path, before: Option<Arc<str>>) -> Result<Arc<Plugin>, LoadError> {
+    pub(super) async fn bring(
+        &self,
+        folder: &Path,
+        before: Option<Arc<str>>,
+    ) -> Result<Arc<Plugin>, LoadError> {
         let start = Instant::now();
         let loaded = async {
             let plugin = Arc::new(
@@ -248,19 +263,27 @@ impl Inner {
 
     /// The version that a folder served before is kept until the new one's first jobs are done.
     fn on_trial(&self, new: Arc<str>, before: Arc<str>) {
-        if self.config.rollback.jobs == 0 {
+        let version = |name: &str| self.plugins.get(name).map(|plugin| plugin.version.clone());
+        // The newest takes all jobs: an older one in its place has nothing to be tried against.
+        let tried = self.config.rollback.jobs > 0 && version(&new) > version(&before);
+        let oldest = {
+            let mut trials = self.deploy.trials.lock().unwrap_or_else(PoisonError::into_inner);
+            let oldest = trials.remove(&before);
+            if tried {
+                trials.insert(Arc::clone(&new), Arc::clone(&before));
+            }
+            oldest
+        };
+        if !tried {
             self.take_out(&before);
-            return;
         }
-        let mut trials = self.deploy.trials.lock().unwrap_or_else(PoisonError::into_inner);
-        // Three versions in a row: the middle one has had its time.
-        if let Some(oldest) = trials.remove(&before) {
+        // Three versions in a row: the middle one has had its time. Unless the oldest is back.
+        if let Some(oldest) = oldest.filter(|oldest| *oldest != new) {
             self.take_out(&oldest);
         }
-        trials.insert(new, before);
     }
 
-    fn take_out(&self, name: &str) {
+    pub(super) fn take_out(&self, name: &str) {
         if let Some(plugin) = self.plugins.remove(name) {
             tracing::info!(plugin = %plugin.identity.plugin, "out of service; what runs on it finishes");
         }
@@ -294,7 +317,7 @@ impl Inner {
     }
 
     /// Consumes the queues of models that are served, and of no others.
-    fn follow_models(self: &Arc<Self>) {
+    pub(super) fn follow_models(self: &Arc<Self>) {
         if !self.deploy.serving.load(Ordering::Acquire) || self.stopping.is_cancelled() {
             return;
         }
@@ -515,12 +538,28 @@ impl Deployer {
         self.host()?.roll_back(name).await
     }
 
-    /// Takes over what of a config may change while the host runs: how versions share jobs.
+    /// Pulls a plugin by its reference (`oci://…@sha256:…`), or takes it from the store; it serves at once.
+    ///
+    /// # Errors
+    /// [`DeployError::Source`], [`DeployError::Load`]: nothing has changed then.
+    pub async fn load_from(&self, reference: &str) -> Result<Arc<Plugin>, DeployError> {
+        self.host()?.load_from(reference).await
+    }
+
+    /// What a folder of the store was pulled from.
+    pub fn origin(&self, folder: &Path) -> Option<String> {
+        self.0.upgrade()?.origin(folder)
+    }
+
+    /// Takes over what of a config may change while the host runs: how versions share jobs, and which
+    /// plugins are pulled.
     ///
     /// # Errors
     /// [`DeployError::Ended`].
-    pub fn reload(&self, config: &Config) -> Result<(), DeployError> {
-        share_out(&self.host()?.plugins, config);
+    pub async fn reload(&self, config: &Config) -> Result<(), DeployError> {
+        let host = self.host()?;
+        share_out(&host.plugins, config);
+        host.follow_sources(&config.plugins_from).await;
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-pub use registry::{Listed, Plugins, Refused, Share, Standing};
+pub use registry::{Changes, Listed, Plugins, Refused, Share, Standing};
 
 use crate::config::Limits;
 use crate::digest::sha256_hex;
@@ -150,7 +150,11 @@ impl Package {
     /// [`LoadError`].
     pub fn read(folder: &Path) -> Result<Self, LoadError> {
         let read = |path: &Path, source| LoadError::Read { path: path.display().to_string(), source };
-        let folder = Arc::new(Folder::open(folder).map_err(|e| read(folder, e))?);
+        let folder = Folder::open(folder).map_err(|source| ManifestError::Read {
+            path: folder.join(manifest::FILE_NAME).display().to_string(),
+            source,
+        });
+        let folder = Arc::new(folder?);
         let (manifest, text) = Manifest::of(&folder)?;
         let path = folder.join(&manifest.component);
         let size = folder.size(&manifest.component).map_err(|e| read(&path, e))?;

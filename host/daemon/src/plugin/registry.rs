@@ -2,7 +2,7 @@
 //! Jobs ask it which version may serve them; a version that is taken out lives on until the last job
 //! that runs on it has ended.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, Weak};
 use std::time::SystemTime;
@@ -44,6 +44,17 @@ pub enum Standing {
     Draining,
 }
 
+impl Standing {
+    /// Its name, in lists and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Serving => "serving",
+            Self::Standby => "standby",
+            Self::Draining => "draining",
+        }
+    }
+}
+
 /// A version, as a list shows it.
 #[derive(Clone)]
 pub struct Listed {
@@ -55,10 +66,27 @@ pub struct Listed {
     pub share: f64,
 }
 
+/// How often versions came and did not, since the host began.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Changes {
+    /// Put into service.
+    pub loaded: u64,
+    /// Not put into service.
+    pub refused: u64,
+    /// Taken out because too many of their first jobs failed, or an operator said so.
+    pub rolled_back: u64,
+}
+
 /// The plugin versions of a host.
 #[derive(Default)]
 pub struct Plugins {
     state: RwLock<State>,
+}
+
+impl std::fmt::Debug for Plugins {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_set().entries(self.read(|state| state.loaded.keys().cloned().collect::<Vec<_>>())).finish()
+    }
 }
 
 #[derive(Default)]
@@ -71,8 +99,12 @@ struct State {
     refused: BTreeMap<PathBuf, Refused>,
     /// By plugin name; the newest where none is given.
     shares: HashMap<String, Share>,
+    changes: Changes,
     /// Made of the above whenever they change: what jobs look at.
     by_model: HashMap<String, Arc<[Candidate]>>,
+    /// Models for which the change under way makes a difference: with a thousand plugins most have
+    /// nothing to do with it.
+    changed: HashSet<String>,
 }
 
 /// A version that may serve a model.
@@ -83,18 +115,18 @@ struct Candidate {
 }
 
 impl State {
-    /// Works out anew who serves what.
-    fn settle(&mut self) {
-        let mut by_model: HashMap<String, Vec<Candidate>> = HashMap::new();
+    /// Works out anew who serves these models.
+    fn settle(&mut self, models: &HashSet<String>) {
+        let mut by_model: HashMap<&String, Vec<Candidate>> =
+            models.iter().map(|model| (model, Vec::new())).collect();
         for plugin in self.loaded.values() {
             for model in &plugin.manifest.models {
-                by_model
-                    .entry(model.clone())
-                    .or_default()
-                    .push(Candidate { plugin: Arc::clone(plugin), weight: 0 });
+                if let Some(candidates) = by_model.get_mut(model) {
+                    candidates.push(Candidate { plugin: Arc::clone(plugin), weight: 0 });
+                }
             }
         }
-        for candidates in by_model.values_mut() {
+        for (model, mut candidates) in by_model {
             // Newest first; of equal versions the name decides, so that the order never depends on the
             // order of loading.
             candidates.sort_by(|a, b| {
@@ -102,7 +134,10 @@ impl State {
                 b.version.cmp(&a.version).then_with(|| a.manifest.name.cmp(&b.manifest.name))
             });
             // Of several plugins for one model the one with the newest version decides.
-            let Some(first) = candidates.first().map(|c| c.plugin.manifest.name.clone()) else { continue };
+            let Some(first) = candidates.first().map(|c| c.plugin.manifest.name.clone()) else {
+                self.by_model.remove(model);
+                continue;
+            };
             let share = self.shares.get(&first).cloned().unwrap_or_default();
             let weight_of = |version: &str| match &share {
                 Share::Newest => 0,
@@ -117,13 +152,14 @@ impl State {
             {
                 newest.weight = 1;
             }
+            self.by_model.insert(model.clone(), candidates.into());
         }
-        self.by_model = by_model.into_iter().map(|(model, all)| (model, all.into())).collect();
         self.draining.retain(|plugin| plugin.strong_count() > 0);
     }
 
     fn take_out(&mut self, name: &str) -> Option<Arc<Plugin>> {
         let plugin = self.loaded.remove(name)?;
+        self.changed.extend(plugin.manifest.models.iter().cloned());
         self.draining.push(Arc::downgrade(&plugin));
         Some(plugin)
     }
@@ -137,7 +173,10 @@ impl Plugins {
     fn write<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = self.state.write().unwrap_or_else(PoisonError::into_inner);
         let answer = change(&mut state);
-        state.settle();
+        let changed = std::mem::take(&mut state.changed);
+        if !changed.is_empty() {
+            state.settle(&changed);
+        }
         answer
     }
 
@@ -159,7 +198,9 @@ impl Plugins {
             }
             state.take_out(&name);
             state.refused.remove(plugin.guest.folder());
+            state.changed.extend(plugin.manifest.models.iter().cloned());
             state.loaded.insert(name, plugin);
+            state.changes.loaded += 1;
             Ok(())
         })
     }
@@ -173,7 +214,26 @@ impl Plugins {
     /// Remembers why a folder is not served.
     pub fn refuse(&self, folder: &Path, reason: String) {
         let refused = Refused { folder: folder.to_owned(), reason, since: SystemTime::now() };
-        self.write(|state| state.refused.insert(folder.to_owned(), refused));
+        self.write(|state| {
+            state.changes.refused += 1;
+            state.refused.insert(folder.to_owned(), refused)
+        });
+    }
+
+    /// Takes a version out of service for good, and remembers why.
+    pub fn roll_back(&self, plugin: &Plugin, reason: String) {
+        let folder = plugin.guest.folder().to_owned();
+        let refused = Refused { folder: folder.clone(), reason, since: SystemTime::now() };
+        self.write(|state| {
+            state.take_out(&plugin.identity.plugin);
+            state.changes.rolled_back += 1;
+            state.refused.insert(folder, refused);
+        });
+    }
+
+    /// How often versions came and did not.
+    pub fn changes(&self) -> Changes {
+        self.read(|state| state.changes)
     }
 
     /// Forgets a folder that was refused: it is gone, or served by now.
@@ -183,7 +243,11 @@ impl Plugins {
 
     /// Sets how the versions of a plugin share its jobs.
     pub fn share(&self, name: &str, share: Share) {
-        self.write(|state| state.shares.insert(name.to_owned(), share));
+        self.write(|state| {
+            let of_it = state.loaded.values().filter(|plugin| plugin.manifest.name == name);
+            state.changed.extend(of_it.flat_map(|plugin| plugin.manifest.models.iter().cloned()));
+            state.shares.insert(name.to_owned(), share)
+        });
     }
 
     /// The versions for a model, newest first, each with its weight.
@@ -224,6 +288,19 @@ impl Plugins {
     /// A version in service by its `name@version`.
     pub fn get(&self, name: &str) -> Option<Arc<Plugin>> {
         self.read(|state| state.loaded.get(name).cloned())
+    }
+
+    /// The version that takes over when this one is taken out: the next older one of the same plugin. None
+    /// where an operator wants this one and no other.
+    pub fn before(&self, plugin: &Plugin) -> Option<Arc<str>> {
+        let name = &plugin.manifest.name;
+        self.read(|state| {
+            if matches!(state.shares.get(name), Some(Share::Pinned(pinned)) if *pinned == plugin.manifest.version) {
+                return None;
+            }
+            let older = state.loaded.values().filter(|p| p.manifest.name == *name && p.version < plugin.version);
+            older.max_by(|a, b| a.version.cmp(&b.version)).map(|p| Arc::clone(&p.identity.plugin))
+        })
     }
 
     /// Every model served, sorted.
