@@ -1,6 +1,7 @@
 #!/bin/sh
 # `make bench`: brings the peers, then runs the benches. Figures are ratios of one run. Parts can be
-# chosen: BENCH="tensor host jobs latency peers memory" make bench; the last four need RabbitMQ.
+# chosen: BENCH="tensor host hotload jobs latency peers memory" make bench; the last four need RabbitMQ,
+# and so does a part of hotload.
 set -eu
 cd "$(dirname "$0")/../.."
 venv=target/bench-venv
@@ -14,10 +15,10 @@ export WARREN_BENCH_PYTHON="$PWD/$venv/bin/python"
 # amqplib as the example client has it.
 export WARREN_BENCH_NODE="$PWD/target/clients/node"
 export WARREN_BENCH_TRANSCRIBE="$PWD/target/plugins/transcribe"
-parts=" ${BENCH:-tensor host jobs latency peers memory} "
+parts=" ${BENCH:-tensor host hotload jobs latency peers memory} "
 wants() { case "$parts" in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
-cargo build --release --locked --workspace --bin warren --bench host --bench rabbitmq --bench speed \
+cargo build --release --locked --workspace --bin warren --bench host --bench hotload --bench rabbitmq --bench speed \
     --example wgpu_chain --example worst_errors
 if wants tensor; then
     # A workspace of its own: nothing but this needs what it builds.
@@ -33,6 +34,9 @@ if wants tensor; then
 fi
 if wants host; then
     cargo bench --quiet --locked --workspace --bench host
+fi
+if wants hotload; then
+    cargo bench --quiet --locked --workspace --bench hotload
 fi
 broker=""
 for part in jobs latency peers memory; do

@@ -166,6 +166,31 @@ async fn a_new_version_that_fails_gives_way_to_the_one_before_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_new_version_in_a_folder_of_its_own_gives_way_too_unless_it_is_pinned() {
+    let (house, dir) = empty().await;
+    let staging = tempfile::tempdir().expect("directory");
+    for (number, folder) in [("1.0.0", "old"), ("1.1.0", "new")] {
+        drop_in(&version(staging.path(), "hostile", number), dir.path(), folder);
+    }
+    until(&house, &[("hostile@1.0.0", Standing::Standby), ("hostile@1.1.0", Standing::Serving)]).await;
+    for _ in 0..4 {
+        assert_eq!(house.run(hostile("trap", 0)).await.code(), "PLUGIN_TRAPPED");
+    }
+    until(&house, &[("hostile@1.0.0", Standing::Serving)]).await;
+    let refused = house.host().plugins().refused();
+    assert!(refused[0].reason.contains("rolled back to hostile@1.0.0"), "{refused:?}");
+    assert_eq!(house.host().plugins().changes().rolled_back, 1);
+
+    drop_in(&version(staging.path(), "hostile", "1.2.0"), dir.path(), "newer");
+    until(&house, &[("hostile@1.0.0", Standing::Standby), ("hostile@1.2.0", Standing::Serving)]).await;
+    house.host().deployer().share("hostile", Share::Pinned("1.2.0".into())).expect("it is loaded");
+    for _ in 0..8 {
+        assert_eq!(house.run(hostile("trap", 0)).await.code(), "PLUGIN_TRAPPED");
+    }
+    until(&house, &[("hostile@1.0.0", Standing::Standby), ("hostile@1.2.0", Standing::Serving)]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn versions_side_by_side_are_pinned_weighted_and_rolled_back() {
     let (house, dir) = empty().await;
     let staging = tempfile::tempdir().expect("directory");
@@ -205,7 +230,7 @@ async fn versions_side_by_side_are_pinned_weighted_and_rolled_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn swaps_under_load_lose_no_job_and_running_ones_finish_on_theirs() {
-    const SWAPS: usize = 25;
+    const SWAPS: usize = 50;
     let (house, dir) = empty().await;
     let staging = tempfile::tempdir().expect("directory");
     drop_in(&version(staging.path(), "echo", "1.0.0"), dir.path(), "echo");

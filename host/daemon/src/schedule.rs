@@ -75,6 +75,9 @@ fn average(cell: &AtomicU64, value: f64) {
     cell.store(new.to_bits(), Ordering::Relaxed);
 }
 
+/// Models named to whoever asks for one that is not served.
+const SHOWN: usize = 20;
+
 /// The right to run one guest; given back when dropped.
 pub struct Slot(#[allow(dead_code)] OwnedSemaphorePermit);
 
@@ -92,10 +95,11 @@ impl Schedule {
     pub fn choose(&self, envelope: &Envelope) -> Result<Arc<Plugin>, Failure> {
         let model = &envelope.model;
         self.plugins.choose(model, fastrand::f64).ok_or_else(|| {
-            Failure::new(
-                Code::NoModel,
-                format!("no plugin serves model {model:?}; served: {:?}", self.plugins.models()),
-            )
+            let mut served = self.plugins.models();
+            let more = served.len().saturating_sub(SHOWN);
+            served.truncate(SHOWN);
+            let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+            Failure::new(Code::NoModel, format!("no plugin serves model {model:?}; served: {served:?}{more}"))
         })
     }
 

@@ -68,8 +68,29 @@ pub(super) async fn common(inner: &Inner) -> Result<Vec<Source>, BrokerError> {
     ])
 }
 
-/// The queues of a model, to be consumed until `stop`.
-pub(super) fn of_model(model: &str, stop: &CancellationToken) -> Vec<Source> {
+/// Declares what a model has, once, and subscribes to its queues, to be consumed until `stop`.
+pub(super) async fn open_model(
+    inner: &Inner,
+    model: &str,
+    stop: &CancellationToken,
+) -> Vec<(Source, Result<Consumer, BrokerError>)> {
+    let mut all = Vec::new();
+    let mut declared = false;
+    for source in of_model(model, stop) {
+        let first = if declared {
+            source.open(inner).await
+        } else {
+            let begun = source.begin(inner).await;
+            declared = begun.is_ok();
+            begun
+        };
+        all.push((source, first));
+    }
+    all
+}
+
+/// The queues of a model.
+fn of_model(model: &str, stop: &CancellationToken) -> Vec<Source> {
     let topology = Arc::new(topology::of_model(model));
     let pace = Arc::new(Pace::default());
     let mut sources: Vec<Source> = Class::ALL
@@ -93,7 +114,7 @@ impl Source {
     }
 
     /// Declares the queue and subscribes.
-    pub(super) async fn begin(&self, inner: &Inner) -> Result<Consumer, BrokerError> {
+    async fn begin(&self, inner: &Inner) -> Result<Consumer, BrokerError> {
         topology::declare(inner.broker.as_ref(), &self.topology).await?;
         self.open(inner).await
     }
@@ -142,6 +163,8 @@ pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) 
         let mut prefetch = source.prefetch(&inner);
         let mut ticks = interval(FIT);
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        // Nothing to fit where nothing comes: most queues of a thousand models are idle most of the time.
+        let mut idle = false;
         let stop = source.stop.clone();
         let mut stopped = std::pin::pin!(stop.cancelled());
         loop {
@@ -153,7 +176,8 @@ pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) 
                     inner.losses.channel_lost(&source.queue);
                     continue;
                 }
-                _ = ticks.tick() => {
+                _ = ticks.tick(), if !idle => {
+                    idle = source.running.is_empty();
                     let wanted = source.prefetch(&inner);
                     // A change costs a channel: not for a little.
                     if wanted >= prefetch.saturating_mul(2) || wanted <= prefetch / 2 {
@@ -166,6 +190,7 @@ pub(super) async fn consume(inner: Arc<Inner>, source: Source, first: Consumer) 
                 delivery = deliveries.recv() => delivery,
             };
             let Some(delivery) = delivery else { break };
+            idle = false;
             begin(&inner, &source, delivery);
             // And what else is there already, but not so much that nothing else is looked at.
             for _ in 1..AT_ONCE {

@@ -3,14 +3,16 @@
 //! the queues of its models are consumed for as long as any version serves them. What cannot be loaded
 //! changes nothing but the list of what is refused.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex as Cell, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
 use notify::Watcher;
-use tokio::sync::{Mutex, Notify};
+use notify::event::{EventKind, ModifyKind, RenameMode};
+use tokio::sync::{Mutex, Notify, Semaphore};
 use tokio_util::sync::CancellationToken;
 
 use super::{Inner, consume, share_out};
@@ -31,8 +33,10 @@ const SOON: Duration = Duration::from_millis(100);
 /// The largest request of a self-test that is read, bytes.
 const MAX_REQUEST: u64 = 64 << 20;
 
+/// Models whose queues are declared and opened at a time.
+const AT_ONCE: usize = 16;
+
 /// The folders of the plugin directory, and what was made of them.
-#[derive(Default)]
 pub(super) struct Deploy {
     /// One change at a time.
     folders: Mutex<HashMap<PathBuf, Folder>>,
@@ -44,12 +48,39 @@ pub(super) struct Deploy {
     trials: Cell<HashMap<Arc<str>, Arc<str>>>,
     /// Something may have changed.
     pub(super) look: Notify,
+    /// Who may declare and open a model's queues.
+    opening: Semaphore,
+    /// Folders that came by a rename since the last look, by name.
+    whole: Cell<HashSet<OsString>>,
+}
+
+impl Deploy {
+    /// A folder that appears in `place` by a rename is complete, however new its files are.
+    fn renamed(&self, paths: &[PathBuf], place: &Path) {
+        let direct = paths.iter().filter(|path| path.parent() == Some(place));
+        let names = direct.filter_map(|path| path.file_name()).map(ToOwned::to_owned);
+        self.whole.lock().unwrap_or_else(PoisonError::into_inner).extend(names);
+    }
 }
 
 impl Deploy {
     /// Waits until nothing else changes what is served; nothing does while the answer is held.
     pub(super) async fn one_change(&self) -> impl Drop + '_ {
         self.folders.lock().await
+    }
+}
+
+impl Default for Deploy {
+    fn default() -> Self {
+        Self {
+            folders: Mutex::default(),
+            consumed: Cell::default(),
+            serving: AtomicBool::default(),
+            trials: Cell::default(),
+            look: Notify::default(),
+            opening: Semaphore::new(AT_ONCE),
+            whole: Cell::default(),
+        }
     }
 }
 
@@ -78,7 +109,8 @@ impl Print {
         let mut print = Self::default();
         for entry in std::fs::read_dir(folder)? {
             let entry = entry?;
-            let data = std::fs::metadata(entry.path())?;
+            // A link that leads nowhere must not hide the folder: loading says what is wrong with it.
+            let data = std::fs::metadata(entry.path()).or_else(|_| entry.metadata())?;
             print.newest = print.newest.max(data.modified().ok());
             let time = data.mtime().saturating_mul(1_000_000_000).saturating_add(data.mtime_nsec());
             let changed = data.ctime().saturating_mul(1_000_000_000).saturating_add(data.ctime_nsec());
@@ -147,6 +179,7 @@ impl Inner {
     /// whole yet. Answers what was tried, and whether another look should follow soon.
     pub(super) async fn scan(self: &Arc<Self>, all: bool) -> std::io::Result<(Vec<Loaded>, bool)> {
         let mut known = self.deploy.folders.lock().await;
+        let whole = std::mem::take(&mut *self.deploy.whole.lock().unwrap_or_else(PoisonError::into_inner));
         let inner = Arc::clone(self);
         let found = tokio::task::spawn_blocking(move || {
             let folders = inner.find()?.into_iter();
@@ -162,7 +195,8 @@ impl Inner {
             if folder.print == *print {
                 continue;
             }
-            if !all && !print.is_settled() {
+            let renamed = path.file_name().is_some_and(|name| whole.contains(name));
+            if !all && !renamed && !print.is_settled() {
                 soon = true;
                 continue;
             }
@@ -175,7 +209,8 @@ impl Inner {
             tried.push((path.clone(), loaded));
         }
         let mut gone = Vec::new();
-        for (path, folder) in known.iter_mut().filter(|(path, _)| !found.iter().any(|(f, _)| f == *path)) {
+        let there: HashSet<&PathBuf> = found.iter().map(|(path, _)| path).collect();
+        for (path, folder) in known.iter_mut().filter(|(path, _)| !there.contains(path)) {
             // Not at once: whoever replaces a folder takes the old one away first.
             if folder.missing {
                 gone.push(path.clone());
@@ -290,8 +325,8 @@ impl Inner {
         self.deploy.trials.lock().unwrap_or_else(PoisonError::into_inner).remove(name);
     }
 
-    /// A job has ended on a version. One that is on trial and fails too often gives way to the version
-    /// before it; one that has passed lets that one go.
+    /// A job has ended on a version. One whose first jobs fail too often gives way to the version before
+    /// it, wherever that came from; one that has passed lets go of the one whose folder it took.
     pub(super) fn judge(&self, plugin: &Plugin, failure: Option<&Failure>) {
         let limit = self.config.rollback.jobs;
         let broken =
@@ -300,14 +335,13 @@ impl Inner {
         let name = &plugin.identity.plugin;
         let mut trials = self.deploy.trials.lock().unwrap_or_else(PoisonError::into_inner);
         if f64::from(broken) > f64::from(limit) * self.config.rollback.rate {
-            let Some(before) = trials.remove(name) else { return };
+            let Some(before) = trials.remove(name).or_else(|| self.plugins.before(plugin)) else { return };
             drop(trials);
             let why = failure.map(Failure::to_string).unwrap_or_default();
             let reason =
                 format!("{broken} of its first {jobs} jobs failed: rolled back to {before}; the last: {why}");
             tracing::error!(plugin = %name, %reason, "rolled back");
-            self.plugins.remove(name);
-            self.plugins.refuse(plugin.guest.folder(), reason);
+            self.plugins.roll_back(plugin, reason);
         } else if jobs >= limit {
             let Some(before) = trials.remove(name) else { return };
             drop(trials);
@@ -324,7 +358,8 @@ impl Inner {
         let served = self.plugins.models();
         let mut consumed = self.deploy.consumed.lock().unwrap_or_else(PoisonError::into_inner);
         consumed.retain(|model, stop| {
-            let stays = served.contains(model);
+            // They are sorted.
+            let stays = served.binary_search(model).is_ok();
             if !stays {
                 tracing::info!(model, "nobody serves it any more: its jobs wait for another host");
                 stop.cancel();
@@ -336,35 +371,55 @@ impl Inner {
                 continue;
             }
             let stop = self.stopping.child_token();
-            for source in consume::of_model(&model, &stop) {
-                let inner = Arc::clone(self);
-                self.consumers.spawn_on(
-                    async move {
-                        let first = match source.begin(&inner).await {
-                            Ok(consumer) => Some(consumer),
-                            Err(error) => {
-                                tracing::warn!(%error, "cannot consume a model's queue; trying again");
-                                source.again(&inner).await
+            let (inner, its_stop, its_name) = (Arc::clone(self), stop.clone(), model.clone());
+            self.consumers.spawn_on(
+                async move {
+                    let all = {
+                        // Not all of a thousand models at once.
+                        let _turn = inner.deploy.opening.acquire().await;
+                        consume::open_model(&inner, &its_name, &its_stop).await
+                    };
+                    for (source, first) in all {
+                        let host = Arc::clone(&inner);
+                        inner.consumers.spawn(async move {
+                            let first = match first {
+                                Ok(consumer) => Some(consumer),
+                                Err(error) => {
+                                    tracing::warn!(%error, "cannot consume a model's queue; trying again");
+                                    source.again(&host).await
+                                }
+                            };
+                            if let Some(first) = first {
+                                consume::consume(host, source, first).await;
                             }
-                        };
-                        if let Some(first) = first {
-                            consume::consume(inner, source, first).await;
-                        }
-                    },
-                    &self.threads,
-                );
-            }
+                        });
+                    }
+                },
+                &self.threads,
+            );
             consumed.insert(model, stop);
         }
     }
 
     /// From now on queues are consumed. Those of what is served already are there when this returns.
     pub(super) async fn consume_models(self: &Arc<Self>) -> Result<(), crate::broker::BrokerError> {
-        for model in self.plugins.models() {
-            let stop = self.stopping.child_token();
-            for source in consume::of_model(&model, &stop) {
-                let first = source.begin(self).await?;
-                self.consumers.spawn_on(consume::consume(Arc::clone(self), source, first), &self.threads);
+        let mut models = self.plugins.models().into_iter();
+        let mut opening = tokio::task::JoinSet::new();
+        loop {
+            while opening.len() < AT_ONCE
+                && let Some(model) = models.next()
+            {
+                let (inner, stop) = (Arc::clone(self), self.stopping.child_token());
+                opening.spawn(async move {
+                    let all = consume::open_model(&inner, &model, &stop).await;
+                    (model, stop, all)
+                });
+            }
+            let Some(opened) = opening.join_next().await else { break };
+            let Ok((model, stop, all)) = opened else { continue };
+            for (source, first) in all {
+                let consumer = consume::consume(Arc::clone(self), source, first?);
+                self.consumers.spawn_on(consumer, &self.threads);
             }
             self.deploy.consumed.lock().unwrap_or_else(PoisonError::into_inner).insert(model, stop);
         }
@@ -443,9 +498,9 @@ impl Inner {
             [_] => Err(DeployError::NoEarlier { name: name.to_owned() }),
             [newest, before, ..] => {
                 let (out, back) = (Arc::clone(&newest.identity.plugin), Arc::clone(&before.identity.plugin));
+                self.plugins.roll_back(newest, format!("an operator rolled back to {back}"));
                 self.take_out(&out);
                 self.plugins.share(name, Share::Newest);
-                self.plugins.refuse(newest.guest.folder(), format!("an operator rolled back to {back}"));
                 tracing::warn!(plugin = %out, %back, "rolled back by an operator");
                 self.follow_models();
                 Ok((out, back))
@@ -480,11 +535,18 @@ impl Deployer {
     pub fn watch_directory(&self) -> Result<(), DeployError> {
         let host = self.host()?;
         let looked = self.0.clone();
+        // As events name it.
+        let place = std::path::absolute(&host.config.plugins).unwrap_or_default();
         let told = move |event: notify::Result<notify::Event>| {
             let Some(host) = looked.upgrade() else { return };
             match event {
                 Ok(event) if event.kind.is_access() => {}
-                Ok(_) => host.deploy.look.notify_one(),
+                Ok(event) => {
+                    if let EventKind::Modify(ModifyKind::Name(RenameMode::To)) = event.kind {
+                        host.deploy.renamed(&event.paths, &place);
+                    }
+                    host.deploy.look.notify_one();
+                }
                 Err(error) => tracing::warn!(%error, "watching the plugin directory"),
             }
         };
@@ -584,7 +646,12 @@ pub(super) async fn keep(inner: Weak<Inner>) {
             () = host.stopping.cancelled() => return,
             () = tokio::time::sleep(wait) => {}
             // A burst of events is one look.
-            () = host.deploy.look.notified() => tokio::time::sleep(SOON).await,
+            () = host.deploy.look.notified() => {
+                // But what was renamed into its place is whole, and waits for nothing.
+                if host.deploy.whole.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
+                    tokio::time::sleep(SOON).await;
+                }
+            }
         }
         soon = match host.scan(false).await {
             Ok((_, soon)) => soon,

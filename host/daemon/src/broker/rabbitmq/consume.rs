@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::errors;
+use super::lanes::Place;
 use super::link::{Live, jitter};
 use super::properties::{delivery_count, incoming, short};
 use crate::broker::{self, BrokerError, Delivery, Loss, Lost, Message, Settle, Tag};
@@ -179,6 +180,7 @@ pub(super) struct Feed {
     channel: Channel,
     consumer: lapin::Consumer,
     prefetch: u16,
+    place: Option<Place>,
 }
 
 /// A consumer that is being starved.
@@ -211,7 +213,12 @@ impl Feed {
         let name = short(queue).unwrap_or_default();
         let options = BasicConsumeOptions::default();
         let consumer = channel.basic_consume(name, "".into(), options, FieldTable::default()).await?;
-        Ok(Self { live, channel, consumer, prefetch: prefetch.max(1) })
+        Ok(Self { live, channel, consumer, prefetch: prefetch.max(1), place: None })
+    }
+
+    /// The same, in its place among its connection's channels.
+    pub fn at(self, place: Place) -> Self {
+        Self { place: Some(place), ..self }
     }
 
     /// Closes the channel before the consumer is dropped: dropping cancels it on a channel that may be
@@ -328,7 +335,7 @@ impl Subscription {
 
     /// Delivers and settles on one channel.
     async fn serve(&mut self, feed: Feed, ledger: &Arc<Ledger>) -> End {
-        let Feed { live, channel, mut consumer, prefetch } = feed;
+        let Feed { live, channel, mut consumer, prefetch, place } = feed;
         let mut held: Option<Delivery> = None;
         let mut publishing = self.shared.publisher.open.subscribe();
         let mut listening = true;
@@ -440,7 +447,7 @@ impl Subscription {
                 self.shared.ledgers.settle(delivery.tag, Settle::Nack);
             }
         };
-        let feed = Feed { live, channel, consumer, prefetch };
+        let feed = Feed { live, channel, consumer, prefetch, place };
         if matches!(end, End::Retired) {
             let (shared, dropped) = (Arc::clone(&self.shared), self.dropped.clone());
             self.shared.subscriptions.spawn(retire(shared, dropped, feed, Arc::clone(ledger)));

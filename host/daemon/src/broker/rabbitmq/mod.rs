@@ -23,6 +23,7 @@ mod declare;
 mod errors;
 mod fates;
 mod filter;
+mod lanes;
 mod link;
 mod properties;
 mod publish;
@@ -47,6 +48,7 @@ use self::confirms::Sent;
 use self::consume::{Feed, Handle, Ledgers, Subscription};
 pub use self::declare::{Argument, exchange_arguments, queue_arguments};
 use self::declare::{Exclusive, Idle, named};
+use self::lanes::{Lane, Lanes};
 use self::link::{Failure, Link, Target, jitter, supervise};
 #[doc(hidden)]
 pub use self::properties::arrived;
@@ -141,6 +143,9 @@ pub struct RabbitMq {
 
 struct Shared {
     consuming: Arc<Link>,
+    /// The same connection, as one of those that subscriptions are on.
+    lane: Arc<Lane>,
+    lanes: Lanes,
     publishing: Arc<Link>,
     publisher: Arc<Publisher>,
     ledgers: Ledgers,
@@ -186,27 +191,33 @@ impl RabbitMq {
             confirm: options.confirm_timeout,
             blocked: options.blocked_timeout,
         };
+        let target = |role: &str| {
+            Arc::new(Target {
+                addresses: addresses.clone(),
+                name: format!("{} {role}", options.name),
+                tls: Arc::clone(&tls),
+                timeout: options.connect_timeout,
+                handle: handle.clone(),
+            })
+        };
+        let (consuming, publishing) = (target("consuming"), target("publishing"));
+        let (lane, stop) = (Lane::new(), CancellationToken::new());
         let shared = Arc::new(Shared {
-            consuming: Link::new(),
+            consuming: Arc::clone(&lane.link),
+            lane,
+            lanes: Lanes::new(Arc::clone(&consuming), stop.clone()),
             publishing: Link::new(),
             publisher: Publisher::new(patience, handle.clone()),
             ledgers: Ledgers::default(),
             exclusive: Exclusive::default(),
             idle: Idle::default(),
             patience,
-            stop: CancellationToken::new(),
+            stop,
             subscriptions: TaskTracker::new(),
         });
         let broker = Self { shared: Arc::clone(&shared), runtime: Some(runtime) };
         let failures = watch::Sender::new(None::<Arc<Failure>>);
-        for (link, role) in [(&shared.consuming, "consuming"), (&shared.publishing, "publishing")] {
-            let target = Arc::new(Target {
-                addresses: addresses.clone(),
-                name: format!("{} {role}", options.name),
-                tls: Arc::clone(&tls),
-                timeout: options.connect_timeout,
-                handle: handle.clone(),
-            });
+        for (link, target) in [(&shared.consuming, consuming), (&shared.publishing, publishing)] {
             handle.spawn(supervise(Arc::clone(link), target, shared.stop.clone(), failures.clone()));
         }
         handle
@@ -249,6 +260,7 @@ impl Drop for RabbitMq {
                 live.give_up();
             }
         }
+        self.shared.lanes.give_up();
         *self.shared.idle.lock().unwrap_or_else(PoisonError::into_inner) = None;
         if let Some(runtime) = self.runtime.take() {
             runtime.shutdown_background();
@@ -314,7 +326,10 @@ impl Shared {
     /// Subscribes on a channel of its own, once.
     async fn feed(&self, queue: &str, prefetch: u16) -> Result<Feed, BrokerError> {
         let operation = "a subscription";
-        if let Some(restore) = self.exclusive.get(queue) {
+        let exclusive = self.exclusive.get(queue);
+        // A queue of this host's own belongs to the connection that declares it.
+        let place = if exclusive.is_some() { self.lane.squeeze_in() } else { self.lanes.place(&self.lane) };
+        if let Some(restore) = exclusive {
             self.ask(operation, "queue", queue, |channel| {
                 let restore = restore.clone();
                 async move { restore.run(&channel).await }
@@ -324,14 +339,14 @@ impl Shared {
         let after = self.patience.operation;
         let deadline = Instant::now() + after;
         loop {
-            let Some(live) = self.consuming.up(deadline).await else {
+            let Some(live) = place.link().up(deadline).await else {
                 return Err(BrokerError::ConnectionLost);
             };
             let lost = live.lost.clone();
             let error = tokio::select! {
                 biased;
                 opened = timeout_at(deadline, Feed::open(live, queue, prefetch)) => match opened {
-                    Ok(Ok(feed)) => return Ok(feed),
+                    Ok(Ok(feed)) => return Ok(feed.at(place)),
                     Ok(Err(error)) => consume::error(queue, &error),
                     Err(_) => return Err(BrokerError::Timeout { operation, after }),
                 },
