@@ -53,7 +53,8 @@ pub struct Config {
     /// What runs tensor graphs: `auto` (a GPU that computes right, else the CPU), `cpu`, `wgpu` (a
     /// GPU, or the host does not start), or `wgpu:<part of an adapter's name>`.
     pub device: String,
-    /// The most that all jobs and assets together hold on a GPU, MiB.
+    /// The most that all jobs and assets together hold on the device, MiB: on a GPU, or of host memory
+    /// where the CPU computes. Before that, the assets of idle plugins are given up.
     pub device_memory_mib: u64,
     /// How long a GPU may be silent over a piece of work before it counts as lost, ms.
     pub device_silence_ms: u64,
