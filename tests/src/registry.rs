@@ -2,7 +2,7 @@
 //! and folder, ended with whoever started it, however that ends.
 
 use std::net::TcpStream;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Instant;
 
@@ -15,32 +15,57 @@ const PROGRAM: &str = "/usr/bin/docker-registry";
 pub const LOGIN: (&str, &str) = ("keeper", "open sesame");
 const HASH: &str = "$2b$04$ezYp4G3FqTZhF1MjjOI5vOtz.sB9xQddN7VKs1loptkrzv0cV.R9K";
 
+/// Certificates that are good for `0.0.0.0`, for a hundred years.
+fn tls_data() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("data/tls")
+}
+
+/// The file with the authority of the certificates of [`Registry::start_tls`].
+pub fn authority() -> PathBuf {
+    tls_data().join("ca.pem")
+}
+
 /// A registry, running or stopped.
 pub struct Registry {
     home: tempfile::TempDir,
     port: u16,
+    tls: bool,
     running: Option<(Child, Child)>,
 }
 
 impl Registry {
     /// Starts one, and waits until it takes connections; with `login` it asks for [`LOGIN`].
     pub fn start(login: bool) -> Self {
+        Self::with(login, false)
+    }
+
+    /// Starts one that speaks TLS only, with a certificate by the authority in [`authority`].
+    pub fn start_tls() -> Self {
+        Self::with(false, true)
+    }
+
+    fn with(login: bool, tls: bool) -> Self {
         let program = Path::new(PROGRAM);
         assert!(program.exists(), "{PROGRAM} is missing: apt-get install docker-registry");
         let home = tempfile::tempdir().expect("directory");
         let port = free_port();
-        let folder = home.path().display();
+        let (folder, data) = (home.path().display(), tls_data());
         let auth = if login {
             std::fs::write(home.path().join("htpasswd"), format!("{}:{HASH}\n", LOGIN.0)).expect("write");
             format!("auth: {{htpasswd: {{realm: test, path: {folder}/htpasswd}}}}\n")
         } else {
             String::new()
         };
+        let data = data.display();
+        let tls_config = match tls {
+            true => format!(", tls: {{certificate: {data}/certificate.pem, key: {data}/key.pem}}"),
+            false => String::new(),
+        };
         let config = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'}}\n{auth}"
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {folder}/data}}}}\nhttp: {{addr: '127.0.0.1:{port}'{tls_config}}}\n{auth}"
         );
         std::fs::write(home.path().join("config.yml"), config).expect("write");
-        let mut registry = Self { home, port, running: None };
+        let mut registry = Self { home, port, tls, running: None };
         registry.restart();
         registry
     }
@@ -82,13 +107,14 @@ impl Registry {
         }
     }
 
-    /// Host and port.
+    /// Host and port. With TLS a name of this machine that does not look like one.
     pub fn host(&self) -> String {
-        format!("localhost:{}", self.port)
+        let name = if self.tls { "0.0.0.0" } else { "localhost" };
+        format!("{name}:{}", self.port)
     }
 
     /// A docker `config.json` with the login for it and this password.
-    pub fn auth_file(&self, password: &str) -> std::path::PathBuf {
+    pub fn auth_file(&self, password: &str) -> PathBuf {
         let path = self.home.path().join("docker.json");
         let entry = serde_json::json!({ "username": LOGIN.0, "password": password });
         let text = serde_json::json!({ "auths": { self.host(): entry } });

@@ -15,7 +15,7 @@ use warren::config::{Config, Registry as Settings};
 use warren::oci::{Digest, OciError, Place, Reference, Sources, pack};
 use warren::plugin::Standing;
 use warren_client::JobRequest;
-use warren_tests::registry::{LOGIN, Registry};
+use warren_tests::registry::{LOGIN, Registry, authority};
 use warren_tests::{GLANCE, House, PATIENCE, guest, logs, variant};
 
 /// A version of `echo`, complete, in a folder of its own.
@@ -209,6 +209,29 @@ async fn a_layout_is_a_source_and_is_believed_no_more_than_a_registry() {
     std::fs::write(&blob, &whole).expect("mended");
     deployer.load_from(&two.to_string()).await.expect("loaded");
     assert_eq!(served_by(&house).await, "echo@2.0.0");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn registries_elsewhere_are_spoken_to_by_tls() {
+    let dir = tempfile::tempdir().expect("directory");
+    let registry = Registry::start_tls();
+    let to = Reference::parse(&format!("oci://{}/echo:1", registry.host())).expect("good");
+    let push =
+        async |settings: Settings| Sources::new(&settings).expect("settings").push(&guest("echo"), &to).await;
+    let trusting = Settings { ca: Some(authority()), ..settings(dir.path()) };
+    let pushed = push(trusting.clone()).await.expect("pushed");
+    let house = empty(trusting).await;
+    serve(&house, &[&pushed]).await;
+    until(&house, &[("echo@0.1.0", Standing::Serving)]).await;
+    // An authority that nobody named, and a registry that is said to be without TLS.
+    let unknown = push(settings(dir.path())).await.expect_err("not trusted").to_string();
+    assert!(unknown.contains("TLS") && unknown.contains("certificate"), "{unknown}");
+    let plain = Settings { insecure: vec![registry.host()], ..settings(dir.path()) };
+    let plain = push(plain).await.expect_err("it speaks TLS").to_string();
+    assert!(plain.contains("400"), "{plain}");
+    let none = Settings { ca: Some(guest("echo").join("plugin.toml")), ..settings(dir.path()) };
+    let none = Sources::new(&none).err().expect("no certificate").to_string();
+    assert!(none.contains("registry.ca"), "{none}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

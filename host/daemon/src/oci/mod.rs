@@ -34,7 +34,7 @@ use registry::Repository;
 use store::Store;
 
 /// Plugins that are pulled at a time.
-const AT_A_TIME: usize = 4;
+const AT_A_TIME: usize = 16;
 /// Pieces in which files are read, in bytes.
 const PIECE: usize = 256 << 10;
 
@@ -342,8 +342,8 @@ impl Sources {
     /// # Errors
     /// [`OciError`].
     pub async fn stored(&self, reference: &Reference) -> Result<Option<PathBuf>, OciError> {
-        let (digest, most) = (reference.digest()?.clone(), mib(self.settings.max_mib));
-        self.store(move |store| store.take(&digest, most)).await
+        let digest = reference.digest()?.clone();
+        self.store(move |store| store.take(&digest)).await
     }
 
     /// The plugin's folder: from the store, else pulled into it. Whoever drops this leaves nothing behind.
