@@ -19,6 +19,7 @@ mod sources;
 mod submit;
 mod topology;
 
+use std::io::IsTerminal;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -180,7 +181,10 @@ fn logging(cli: &Cli) -> anyhow::Result<()> {
         // It logs as an error what is an answer, and the rest is told by whoever called it.
         filter = filter.add_directive("lapin=off".parse()?);
     }
-    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let builder = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_ansi(std::io::stderr().is_terminal())
+        .with_writer(std::io::stderr);
     if cli.log_json {
         builder.json().flatten_event(true).init();
     } else {

@@ -202,7 +202,11 @@ pub async fn plugin(command: Command) -> anyhow::Result<bool> {
                 Request::Load { folder: PathBuf::from(&plugin).canonicalize().context(plugin)? }
             };
             let done = running.ask(request).await?;
-            println!("serving {} for {}", done["loaded"].as_str().unwrap_or_default(), words(&done["models"]));
+            println!(
+                "serving {} for {}",
+                done["loaded"].as_str().unwrap_or_default(),
+                words(&done["models"])
+            );
         }
         Command::Unload { name, running } => {
             let done = running.ask(Request::Unload { name }).await?;

@@ -309,9 +309,11 @@ fn refused(name: &str, reason: &str) -> SandboxError {
     SandboxError::Compile { component: name.to_owned(), reason: readable(reason) }
 }
 
-/// A text in which names of a component's own may stand: short, and no terminal's escapes in it.
+/// A text in which names of a component's own may stand: short, on one line, and no terminal's escapes
+/// in it.
 fn readable(text: &str) -> String {
-    clean(text.trim(), MOST_REASON)
+    let words: Vec<&str> = text.split_whitespace().collect();
+    clean(&words.join(" "), MOST_REASON)
 }
 
 /// Names whatever compiled code depends on, in hexadecimal. Two engines of one name run each other's
