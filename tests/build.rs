@@ -6,7 +6,7 @@ use std::process::Command;
 use std::{env, fs};
 
 /// Crate, library name, source folder.
-const GUESTS: [(&str, &str, &str); 8] = [
+const GUESTS: [(&str, &str, &str); 9] = [
     ("warren-plugin-echo", "echo", "plugins/echo"),
     ("warren-plugin-transcribe", "transcribe", "plugins/transcribe"),
     ("warren-guest-noop", "noop", "tests/guests/noop"),
@@ -14,6 +14,7 @@ const GUESTS: [(&str, &str, &str); 8] = [
     ("warren-guest-escape", "escape", "tests/guests/escape"),
     ("warren-guest-onnx", "onnx", "tests/guests/onnx"),
     ("warren-guest-conformance", "conformance", "tests/guests/conformance"),
+    ("warren-guest-random", "random", "tests/guests/random"),
     ("warren-guest-weights", "weights", "tests/guests/weights"),
 ];
 

@@ -3,6 +3,7 @@
 //! the request asked for.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use bytes::Bytes;
 
@@ -90,11 +91,30 @@ pub fn select(manifest: &Manifest, requested: &[String], outputs: &mut Outputs) 
 /// `EXPIRED`.
 pub fn check_deadline(job: &Job) -> Result<(), Failure> {
     match job.deadline {
-        Some(deadline) if job::time_left(deadline).is_zero() => {
-            Err(Failure::new(Code::Expired, "the job's time to live ran out before it could run"))
-        }
+        Some(deadline) if job::time_left(deadline).is_zero() => Err(expired()),
         _ => Ok(()),
     }
+}
+
+/// Waits until the job's deadline has passed; for ever if it has none.
+pub async fn expires(deadline: Option<SystemTime>) -> Failure {
+    let Some(deadline) = deadline else { return std::future::pending().await };
+    loop {
+        let left = job::time_left(deadline);
+        if left.is_zero() {
+            return expired();
+        }
+        tokio::time::sleep(left).await;
+    }
+}
+
+fn expired() -> Failure {
+    Failure::new(Code::Expired, "the job's time to live ran out before it could run")
+}
+
+/// Whether all inputs came with the job.
+pub fn is_whole(job: &Job) -> bool {
+    job.inputs.iter().all(|input| !matches!(input.data, Data::Reference(_)))
 }
 
 /// Fetches referenced inputs, reporting stage "downloading".

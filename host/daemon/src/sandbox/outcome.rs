@@ -52,26 +52,36 @@ pub fn unwound(state: &State, error: &wasmtime::Error) -> Failure {
     if let Some(Stop(failure)) = error.downcast_ref::<Stop>() {
         return failure.clone();
     }
+    // The cause first: with a backtrace around it, it comes last.
+    let text = clean(&format!("{}\n{error:?}", error.root_cause()), MAX_TEXT);
+    // What says itself which limit it was comes before limits that the guest was told of and lived with.
+    if let Some((code, said)) = limit_of(state, error, &text) {
+        return Failure::new(code, clean(&said, MAX_TEXT));
+    }
     if let Some((code, denied)) = limit_hit(state) {
         return Failure::new(code, denied);
     }
-    // The cause first: with a backtrace around it, it comes last.
-    let text = clean(&format!("{}\n{error:?}", error.root_cause()), MAX_TEXT);
+    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
+        return Failure::new(Code::HostError, text);
+    }
+    // What is left is the guest breaking the component model's rules (a bad pointer, an unknown
+    // handle, invalid UTF-8), `exit`, or WASI misuse.
+    Failure::new(Code::PluginTrapped, text)
+}
+
+/// The limit that an error says was hit.
+fn limit_of(state: &State, error: &wasmtime::Error, text: &str) -> Option<(Code, String)> {
     let limits = &state.limits;
     match error.downcast_ref::<Trap>() {
         Some(Trap::StackOverflow) => {
-            let most = state.stack_kib;
-            return Failure::new(Code::StackLimit, clean(&format!("stack_kib is {most}: {text}"), MAX_TEXT));
+            return Some((Code::StackLimit, format!("stack_kib is {}: {text}", state.stack_kib)));
         }
         Some(Trap::OutOfFuel) => {
-            let text = format!("stopped after {} instructions: limits.fuel is {0}", limits.fuel);
-            return Failure::new(Code::FuelLimit, text);
+            let said = format!("stopped after {} instructions: limits.fuel is {0}", limits.fuel);
+            return Some((Code::FuelLimit, said));
         }
-        Some(_) => return Failure::new(Code::PluginTrapped, text),
+        Some(_) => return None,
         None => {}
-    }
-    if error.downcast_ref::<wasmtime::PoolConcurrencyLimitError>().is_some() {
-        return Failure::new(Code::HostError, text);
     }
     let chain = format!("{error:#}");
     if chain.contains("fuel allocated for hostcalls") {
@@ -80,14 +90,15 @@ pub fn unwound(state: &State, error: &wasmtime::Error) -> Failure {
             "more than {most} bytes passed in one call: limits.hostcall_mib is {}, limits.memory_mib is {}: {text}",
             limits.hostcall_mib, limits.memory_mib
         );
-        return Failure::new(Code::HostcallLimit, clean(&said, MAX_TEXT));
+        return Some((Code::HostcallLimit, said));
     }
-    if chain.contains("store handle limit exceeded") || error.is::<ResourceTableError>() {
+    let full = matches!(error.downcast_ref::<ResourceTableError>(), Some(ResourceTableError::Full));
+    if full || chain.contains("store handle limit exceeded") {
         let most = limits.handles;
-        let said = format!("more than {most} handles held: limits.handles is {most}: {text}");
-        return Failure::new(Code::HandleLimit, clean(&said, MAX_TEXT));
+        return Some((
+            Code::HandleLimit,
+            format!("more than {most} handles held: limits.handles is {most}: {text}"),
+        ));
     }
-    // What is left is the guest breaking the component model's rules (a bad pointer, an unknown
-    // handle, invalid UTF-8), `exit`, or WASI misuse.
-    Failure::new(Code::PluginTrapped, text)
+    None
 }
