@@ -124,6 +124,14 @@ impl House {
         self.config.scratch.as_deref().expect("set")
     }
 
+    /// Scratch directories of batches that are there.
+    pub fn scratches(&self) -> Vec<PathBuf> {
+        let list =
+            |folder: &Path| std::fs::read_dir(folder).into_iter().flatten().flatten().map(|e| e.path());
+        let hosts = list(self.scratch()).filter(|path| path.is_dir());
+        hosts.flat_map(|host| list(&host).collect::<Vec<_>>()).collect()
+    }
+
     /// Shuts the host down; true when all of its jobs had finished.
     pub async fn shutdown(&mut self) -> bool {
         within("the host's shutdown", self.host.take().expect("not yet shut down").shutdown()).await

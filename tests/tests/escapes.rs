@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use warren_client::JobRequest;
-use warren_tests::{GLANCE, House, PATIENCE, guest, variant, within};
+use warren_tests::{GLANCE, House, PATIENCE, guest, logs, variant, within};
 
 #[path = "escapes/table.rs"]
 mod table;
@@ -121,12 +121,7 @@ impl Scene {
     async fn clean(&self) {
         let start = Instant::now();
         loop {
-            let left: Vec<String> = std::fs::read_dir(self.house.scratch())
-                .expect("scratch")
-                .flatten()
-                .map(|e| e.file_name().to_string_lossy().into_owned())
-                .filter(|name| name != "secret")
-                .collect();
+            let left = self.house.scratches();
             if left.is_empty() {
                 return;
             }
@@ -429,4 +424,41 @@ async fn a_version_keeps_its_files_when_its_folder_is_replaced() {
     std::fs::remove_dir_all(&place).expect("removed");
     let gone = scene.answers("open\ta\tplugin\tr\tmodel\nlist\tplugin").await.expect("it runs");
     assert_eq!(gone, "no-entry\nok ");
+}
+
+/// What was hashed is what `prepare` reads, though another folder takes its place in between.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_folder_that_is_swapped_while_it_loads_is_not_read() {
+    let dir = tempfile::tempdir().expect("directory");
+    let made = |name: &str, model: &str, slow: &str| {
+        let folder = variant(&dir.path().join(name), "escape", "escaper", &[]);
+        std::fs::write(folder.join("model"), model).expect("write");
+        std::fs::write(folder.join("slow"), slow).expect("write");
+        let manifest = std::fs::read_to_string(folder.join("plugin.toml")).expect("manifest");
+        let digest = warren::digest::sha256_hex(b"old");
+        let files = format!("\n[[files]]\nname = \"model\"\nsha256 = \"{digest}\"\n");
+        std::fs::write(folder.join("plugin.toml"), manifest + &files).expect("write");
+        folder
+    };
+    let house = House::open(&[guest("echo")]).await;
+    let (place, other) = (made("a", "old", "1500"), made("b", "new", "0"));
+    // Refused as it stands: its file is not what its manifest says.
+    assert!(house.host().load(&other).await.is_err());
+    let told = logs::lines("preparing slowly").len();
+    let swap = async {
+        let start = Instant::now();
+        while logs::lines("preparing slowly").len() == told {
+            assert!(start.elapsed() < PATIENCE, "it never prepares:\n{}", logs::tail(20));
+            tokio::time::sleep(GLANCE).await;
+        }
+        std::fs::rename(&place, dir.path().join("aside")).expect("rename");
+        std::fs::rename(&other, &place).expect("rename");
+        Instant::now()
+    };
+    let load = async { (house.host().load(&place).await.map(drop), Instant::now()) };
+    let (swapped, (loaded, end)) = tokio::join!(swap, load);
+    loaded.expect("what was hashed is what was read");
+    assert!(swapped < end, "it was not swapped in time");
+    let seen = house.run(JobRequest::new("escaper").parameter("mode", "prepared")).await;
+    assert_eq!(seen.text("seen"), "old");
 }

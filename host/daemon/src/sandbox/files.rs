@@ -1,7 +1,6 @@
 //! The file system of a guest: `wasi:filesystem` as wasmtime-wasi has it, between the guest and which
 //! stand the limits of its batch. Every call is listed here, so that none is overlooked.
 
-use std::path::PathBuf;
 use std::sync::{Arc, Weak};
 
 use wasmtime::component::{HasData, Resource, ResourceTable};
@@ -10,7 +9,7 @@ use wasmtime_wasi::p2::bindings::filesystem::{preopens, types};
 use wasmtime_wasi::p2::{DynInputStream, DynOutputStream, FsError, FsResult, ReaddirIterator};
 use wasmtime_wasi::{FsPerms, OpenMode};
 
-use super::scratch::{Counted, ENTRY, Quota, Scratch};
+use super::scratch::{Base, Counted, ENTRY, Quota, Scratch};
 use super::state::State;
 use crate::folder::Folder;
 use crate::job::Code;
@@ -51,7 +50,7 @@ pub fn make_room() {
 pub struct Place {
     context: WasiFilesystemCtx,
     plugin: Dir,
-    base: Option<Arc<PathBuf>>,
+    base: Arc<Base>,
     /// Made when the guest asks for its directories: most short jobs never do.
     scratch: Option<(Scratch, Dir)>,
     scratch_mib: u64,
@@ -62,7 +61,7 @@ pub struct Place {
 
 impl Place {
     /// The plugin's folder, and room for `scratch_mib` for each of `jobs` in a directory in `base`.
-    pub fn new(plugin: Dir, base: Option<Arc<PathBuf>>, scratch_mib: u64, jobs: usize) -> Self {
+    pub fn new(plugin: Dir, base: Arc<Base>, scratch_mib: u64, jobs: usize) -> Self {
         Self {
             context: WasiFilesystemCtx::default(),
             plugin,
@@ -84,14 +83,14 @@ impl Place {
     /// is not there, and the host goes on.
     fn scratch(&mut self) -> Option<Dir> {
         if self.scratch.is_none() && self.scratch_mib > 0 {
-            let base = self.base.as_ref().map_or_else(std::env::temp_dir, |b| b.as_path().to_owned());
-            match Scratch::make(&base) {
+            match self.base.make() {
                 Ok((scratch, open)) => {
                     let mode = OpenMode::READ | OpenMode::WRITE;
                     self.scratch = Some((scratch, Dir::new(open, FsPerms::ReadWrite, mode, false)));
                 }
                 Err(error) => {
-                    tracing::error!(base = %base.display(), %error, "cannot make a scratch directory");
+                    let within = self.base.within().display();
+                    tracing::error!(%within, %error, "cannot make a scratch directory");
                 }
             }
         }

@@ -40,6 +40,7 @@ use bindings::PluginPre;
 use compile::Compiler;
 use files::Place;
 use guest_log::GuestLog;
+use scratch::Base;
 use state::{Limiter, Rate, RunningJob, State, Stop};
 use watch::{Clocks, Guard, Ticker};
 
@@ -217,7 +218,7 @@ pub struct Sandbox {
     room: Room,
     /// Components in use, by digest.
     known: Mutex<HashMap<String, Weak<PluginPre<State>>>>,
-    scratch: Option<Arc<PathBuf>>,
+    scratch: Arc<Base>,
     stack_kib: u64,
     count_fuel: bool,
 }
@@ -332,7 +333,12 @@ impl Sandbox {
         let ticker = Ticker::start(move || epochs.increment_epoch())
             .map_err(|e| SandboxError::Engine(format!("cannot start the ticker thread: {e}")))?;
         let compiler = Compiler::here(&engine, config.count_fuel);
-        let scratch = config.scratch.clone().map(Arc::new);
+        let scratch = Arc::new(Base::new(config.scratch.clone()));
+        let swept = Arc::clone(&scratch);
+        std::thread::Builder::new()
+            .name("warren-sweep".into())
+            .spawn(move || swept.sweep())
+            .map_err(|e| SandboxError::Engine(format!("cannot start a thread: {e}")))?;
         let (stack_kib, count_fuel) = (config.stack_kib, config.count_fuel);
         let room = Room::default();
         Ok(Self {
@@ -469,7 +475,7 @@ impl Sandbox {
         let ids = jobs.iter().map(|j| j.job.envelope.id.as_str()).collect::<Vec<_>>().join(",");
         let session = Session::new(Arc::clone(&self.tensors), budget, Arc::clone(&guard.watch.cancel));
         let place =
-            Place::new(guest.plugin_dir.clone(), self.scratch.clone(), limits.scratch_mib, jobs.len());
+            Place::new(guest.plugin_dir.clone(), Arc::clone(&self.scratch), limits.scratch_mib, jobs.len());
         let mut table = ResourceTable::new();
         let handles = usize::try_from(limits.handles).unwrap_or(usize::MAX);
         table.set_max_capacity(handles);

@@ -2,13 +2,15 @@
 //! whatever its guest has made of it.
 
 use std::collections::VecDeque;
+use std::ffi::CString;
 use std::fs::File;
 use std::io::Error;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
-use rustix::fs::{AtFlags, Mode, OFlags};
+use rustix::fs::{AtFlags, FlockOperation, Mode, OFlags};
 use rustix::io::Errno;
 use wasmtime_wasi::p2::{OutputStream, Pollable, StreamError, StreamResult};
 
@@ -142,32 +144,127 @@ impl OutputStream for Counted {
     }
 }
 
-/// A scratch directory; removed when this is dropped.
+/// Where a host makes its scratch directories: in a directory of its own, which it keeps locked. So what a
+/// host has left that died is told from what one uses.
+#[derive(Debug)]
+pub struct Base {
+    within: PathBuf,
+    /// There while any batch needs it: an idle host leaves nothing behind, however it ends.
+    own: Mutex<Weak<Own>>,
+}
+
+/// A host's own directory; removed when this is dropped.
+#[derive(Debug)]
+struct Own {
+    path: PathBuf,
+    /// Holds the lock.
+    _open: OwnedFd,
+}
+
+/// What the names of hosts' directories begin with. While one is made its name begins with a dot.
+const PREFIX: &str = "warren-scratch-";
+/// The guest's directory in that of its batch.
+const FILES: &str = "files";
+const OPEN: OFlags = OFlags::DIRECTORY.union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+impl Own {
+    fn make(within: &Path) -> Result<Self, Error> {
+        let made = tempfile::Builder::new()
+            .prefix(&format!(".{PREFIX}"))
+            .permissions(private())
+            .tempdir_in(within)?;
+        let open = rustix::fs::open(made.path(), OPEN, Mode::empty())?;
+        if let Err(error) = rustix::fs::flock(&open, FlockOperation::NonBlockingLockExclusive) {
+            // Nobody else can lock it then, either: it is not taken for a dead host's.
+            tracing::warn!(within = %within.display(), %error, "scratch directories cannot be locked here");
+        }
+        let name = made.path().file_name().unwrap_or_default().to_string_lossy();
+        let path = within.join(name.trim_start_matches('.'));
+        std::fs::rename(made.path(), &path)?;
+        // It has another name now.
+        let _ = made.keep();
+        Ok(Self { path, _open: open })
+    }
+}
+
+impl Drop for Own {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
+            tracing::warn!(dir = %self.path.display(), %error, "cannot remove the directory of scratch directories");
+        }
+    }
+}
+
+/// For this user's eyes only.
+fn private() -> std::fs::Permissions {
+    std::os::unix::fs::PermissionsExt::from_mode(0o700)
+}
+
+impl Base {
+    /// In this directory, or in the system's for temporary files. Nothing is made yet.
+    pub fn new(within: Option<PathBuf>) -> Self {
+        Self { within: within.unwrap_or_else(std::env::temp_dir), own: Mutex::default() }
+    }
+
+    /// Where it is.
+    pub fn within(&self) -> &Path {
+        &self.within
+    }
+
+    /// An empty scratch directory, and the guest's directory in it, open.
+    ///
+    /// # Errors
+    /// What the system says.
+    pub fn make(&self) -> Result<(Scratch, File), Error> {
+        let mut own = self.own.lock().unwrap_or_else(PoisonError::into_inner);
+        // Someone may have tidied up.
+        let host = match own.upgrade().filter(|own| own.path.is_dir()) {
+            Some(there) => there,
+            None => Arc::new(Own::make(&self.within)?),
+        };
+        *own = Arc::downgrade(&host);
+        drop(own);
+        let made = tempfile::Builder::new().prefix("batch-").permissions(private()).tempdir_in(&host.path)?;
+        let scratch = Scratch { path: made.keep(), _host: host };
+        let files = scratch.path.join(FILES);
+        std::fs::create_dir(&files)?;
+        let open = rustix::fs::open(&files, OPEN.union(OFlags::PATH), Mode::empty())?;
+        Ok((scratch, open.into()))
+    }
+
+    /// Removes what hosts of this user have left here that died: nobody holds its lock. Blocks.
+    pub fn sweep(&self) {
+        for entry in std::fs::read_dir(&self.within).into_iter().flatten().flatten() {
+            if !entry.file_name().as_encoded_bytes().starts_with(PREFIX.as_bytes()) {
+                continue;
+            }
+            let path = entry.path();
+            let Ok(open) = rustix::fs::open(&path, OPEN, Mode::empty()) else { continue };
+            let ours =
+                rustix::fs::fstat(&open).is_ok_and(|stat| stat.st_uid == rustix::process::geteuid().as_raw());
+            if !ours || rustix::fs::flock(&open, FlockOperation::NonBlockingLockExclusive).is_err() {
+                continue;
+            }
+            match remove(&path) {
+                Ok(()) => {
+                    tracing::info!(dir = %path.display(), "removed what a host that died has left in scratch")
+                }
+                Err(error) => {
+                    tracing::warn!(dir = %path.display(), %error, "cannot remove what a host that died has left")
+                }
+            }
+        }
+    }
+}
+
+/// The scratch directory of a batch; removed when this is dropped.
 #[derive(Debug)]
 pub struct Scratch {
     /// Holds the guest's directory alone: on the way out everything moves up here, see [`remove`].
     path: PathBuf,
-}
-
-/// The guest's directory in it.
-const FILES: &str = "files";
-
-impl Scratch {
-    /// Makes an empty one in `base`, for this user's eyes only. Answers the guest's directory, open.
-    ///
-    /// # Errors
-    /// What the system says.
-    pub fn make(base: &Path) -> Result<(Self, File), Error> {
-        use std::os::unix::fs::PermissionsExt;
-        let own = std::fs::Permissions::from_mode(0o700);
-        let made = tempfile::Builder::new().prefix("warren-scratch-").permissions(own).tempdir_in(base)?;
-        let scratch = Self { path: made.keep() };
-        let files = scratch.path.join(FILES);
-        std::fs::create_dir(&files)?;
-        let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::PATH | OFlags::CLOEXEC;
-        let open = rustix::fs::open(&files, flags, Mode::empty())?;
-        Ok((scratch, open.into()))
-    }
+    _host: Arc<Own>,
 }
 
 impl Drop for Scratch {
@@ -182,32 +279,41 @@ impl Drop for Scratch {
 /// guest was stopped in may still be on its way, and it is one.
 const ATTEMPTS: u32 = 100;
 
-/// Removes a scratch directory however deep it is, with two descriptors and no recursion: what lies in a
-/// directory of the guest moves up beside it, until nothing lies below anything.
+/// What is in a directory.
+fn names(dir: &OwnedFd) -> Result<Vec<CString>, Error> {
+    let mut names = Vec::new();
+    for entry in rustix::fs::Dir::read_from(dir)? {
+        let name = entry?.file_name().to_owned();
+        if !matches!(name.to_bytes(), b"." | b"..") {
+            names.push(name);
+        }
+    }
+    Ok(names)
+}
+
+/// Removes a directory whose entries the host has named, however deep they are, with two descriptors and
+/// no recursion: what lies in an entry moves up beside it, until nothing lies below anything.
 fn remove(path: &Path) -> Result<(), Error> {
-    let flags = OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-    let top = rustix::fs::open(path, flags, Mode::empty())?;
-    let mut left = VecDeque::from([(FILES.to_owned(), ATTEMPTS)]);
+    let top = match rustix::fs::open(path, OPEN, Mode::empty()) {
+        Err(Errno::NOENT) => return Ok(()),
+        other => other?,
+    };
+    let mut left: VecDeque<(CString, u32)> = names(&top)?.into_iter().map(|name| (name, ATTEMPTS)).collect();
     let mut moved = 0u64;
     while let Some((name, attempts)) = left.pop_front() {
-        let dir = match rustix::fs::openat(&top, &name, flags, Mode::empty()) {
+        let dir = match rustix::fs::openat(&top, &name, OPEN, Mode::empty()) {
             Ok(dir) => dir,
             Err(Errno::NOENT) => continue,
             Err(error) => return Err(error.into()),
         };
-        for entry in rustix::fs::Dir::read_from(&dir)? {
-            let entry = entry?;
-            let entry = entry.file_name();
-            if matches!(entry.to_bytes(), b"." | b"..") {
-                continue;
-            }
-            match rustix::fs::unlinkat(&dir, entry, AtFlags::empty()) {
+        for entry in names(&dir)? {
+            match rustix::fs::unlinkat(&dir, &entry, AtFlags::empty()) {
                 Ok(()) | Err(Errno::NOENT) => {}
                 // A directory.
                 Err(Errno::ISDIR | Errno::PERM) => {
-                    let up = moved.to_string();
+                    let up = CString::new(format!("moved-{moved}"))?;
                     moved += 1;
-                    rustix::fs::renameat(&dir, entry, &top, &up)?;
+                    rustix::fs::renameat(&dir, &entry, &top, &up)?;
                     left.push_back((up, ATTEMPTS));
                 }
                 Err(error) => return Err(error.into()),
@@ -256,7 +362,8 @@ mod tests {
     #[test]
     fn however_deep_a_scratch_directory_is_it_goes() {
         let base = tempfile::tempdir().unwrap();
-        let (scratch, files) = Scratch::make(base.path()).unwrap();
+        let host = Base::new(Some(base.path().to_owned()));
+        let (scratch, files) = host.make().unwrap();
         let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
         let mut at: std::os::fd::OwnedFd = files.into();
         // Deeper than a path can say, and with names that removal uses, too.
@@ -270,9 +377,42 @@ mod tests {
             at = rustix::fs::openat(&at, "0", flags, Mode::empty()).unwrap();
         }
         drop(scratch);
+        drop(host);
         assert_eq!(std::fs::read_dir(base.path()).unwrap().count(), 0, "something is left");
         assert!(Path::new("/etc").is_dir());
         // In a directory that is gone nothing can be made any more.
         assert!(rustix::fs::mkdirat(&at, "late", Mode::RWXU).is_err());
+    }
+
+    #[test]
+    fn what_a_dead_host_has_left_is_removed_and_nothing_else() {
+        use std::os::unix::fs::PermissionsExt;
+        let dir = tempfile::tempdir().unwrap();
+        let at = |name: &str| dir.path().join(name);
+        for left in ["warren-scratch-dead/batch-1/files/a/b", "warren-scratch-dead/batch-2", "other/a"] {
+            std::fs::create_dir_all(at(left)).unwrap();
+        }
+        std::fs::write(at("warren-scratch-dead/batch-1/files/a/secret"), "secret").unwrap();
+        std::fs::write(at("warren-scratch-file"), "").unwrap();
+        std::os::unix::fs::symlink("other", at("warren-scratch-link")).unwrap();
+        let alive = Base::new(Some(dir.path().to_owned()));
+        let (scratch, _) = alive.make().unwrap();
+        for path in [&scratch.path, &scratch._host.path] {
+            assert_eq!(std::fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        Base::new(Some(dir.path().to_owned())).sweep();
+        assert!(scratch.path.join(FILES).is_dir(), "a host that lives keeps its own");
+        assert!(!at("warren-scratch-dead").exists());
+        assert!(at("other/a").is_dir() && at("warren-scratch-file").exists());
+        // Whoever removes it all does the host no harm.
+        std::fs::remove_dir_all(&scratch._host.path).unwrap();
+        let (another, _) = alive.make().unwrap();
+        assert!(another.path.join(FILES).is_dir() && another.path != scratch.path);
+        // When nothing runs nothing is there.
+        drop((scratch, another));
+        let mut left: Vec<_> =
+            std::fs::read_dir(dir.path()).unwrap().flatten().map(|e| e.file_name()).collect();
+        left.sort();
+        assert_eq!(left, ["other", "warren-scratch-file", "warren-scratch-link"]);
     }
 }
