@@ -51,6 +51,15 @@ async fn memory_without_end_comes_to_an_end() {
         ),
         case("starts with 4 GiB", Ending::Refused, &["memory", "4294967296"], &memory("65536", Core::default())),
         case(
+            "20 MiB of data",
+            Ending::Serves,
+            &[],
+            &beside(format!(
+                "(core module $M (memory 321) (data (i32.const 0) \"{}\")) (core instance (instantiate $M))",
+                "x".repeat(20 << 20)
+            )),
+        ),
+        case(
             "4 memories of 20 MiB each",
             Ending::Refused,
             &["MEMORY_LIMIT", "limits.memory_mib is 64"],
@@ -296,27 +305,27 @@ async fn lists_and_texts_are_weighed_before_they_are_taken() {
         )
         .limits("hostcall_mib = 16"),
         case(
-            "a shape of 14,000,000 dimensions",
+            "a shape of 2,000,000 dimensions",
             Ending::Fails(Code::BadResult),
-            &["14000000 dimensions"],
-            &output((65536, 14_000_000), (65536, 0), ""),
+            &["2000000 dimensions"],
+            &output((65536, 2_000_000), (65536, 0), ""),
         ),
         case(
-            "reports a stage of 59 MiB, over and over",
+            "reports a stage of 8 MB, over and over",
             Ending::Fails(Code::TimeLimit),
             &["limits.wall_ms is 1200"],
-            &big(&format!("(loop $l {} (br $l))", report(62_000_000))),
+            &big(&format!("(loop $l {} (br $l))", report(8_000_000))),
         ),
         case(
-            "a constant of 8 MiB, over and over",
+            "a constant of 1 MB, over and over",
             HOSTCALL,
-            &["limits.hostcall_total_mib is 60"],
-            &big("(i32.store (i32.const 1024) (i32.const 8000000))
+            &["limits.hostcall_total_mib is 20"],
+            &big("(i32.store (i32.const 1024) (i32.const 1000000))
                  (loop $l (call $constant (i32.const 7) (i32.const 1024) (i32.const 1) (i32.const 65536)
-                     (i32.const 8000000) (i32.const 512))
+                     (i32.const 1000000) (i32.const 512))
                    (call $tensor-drop (i32.load (i32.const 516))) (br $l))"),
         )
-        .limits("hostcall_total_mib = 60"),
+        .limits("hostcall_total_mib = 20"),
         case(
             "dispatches one tensor 10,000,000 times in a list",
             HOSTCALL,

@@ -14,5 +14,6 @@
 
 mod bombs;
 mod calls;
+mod files;
 mod lies;
 mod loads;
