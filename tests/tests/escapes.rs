@@ -293,7 +293,7 @@ async fn scratch_is_limited_to_the_byte() {
         ("directories without end", "hoard\tdirectories\t5000\tscratch\td".into(), format!("{full} at 1024")),
         (
             "links without end",
-            format!("open\ta\tscratch\tcrw\tfile\nhoard\tlinks\t5000\tscratch\tl"),
+            "open\ta\tscratch\tcrw\tfile\nhoard\tlinks\t5000\tscratch\tl".into(),
             format!("{full} at 1023"),
         ),
         ("symlinks without end", "hoard\tsymlinks\t5000\tscratch\ts".into(), format!("{full} at 1024")),
