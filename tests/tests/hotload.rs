@@ -10,7 +10,7 @@ use warren::host::DeployError;
 use warren::plugin::{Package, Share, Standing, signature};
 use warren_client::JobRequest;
 use warren_tests::house::follow;
-use warren_tests::{GLANCE, House, PATIENCE, guest, hostile, logs, variant};
+use warren_tests::{GLANCE, House, PATIENCE, guest, hostile, logs, variant, within};
 
 /// A house that serves an empty directory, and the directory.
 async fn empty() -> (House, tempfile::TempDir) {
@@ -242,8 +242,10 @@ async fn swaps_under_load_lose_no_job_and_running_ones_finish_on_theirs() {
         assert!(start.elapsed() < PATIENCE, "{}", logs::tail(20));
         tokio::time::sleep(GLANCE).await;
     }
-    let client = house.client.clone();
-    let long = tokio::spawn(async move { follow(&client, hostile("busy", 1200)).await });
+    let long = house.client.submit(hostile("announced-busy", 1200));
+    let mut long = within("the submit's confirm", long).await.expect("the job is taken");
+    // What comes from now on is not for it.
+    within("its first status", long.next()).await.expect("it has begun").expect("a status");
     let (stop, done) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
     let load: Vec<_> = (0..4)
         .map(|worker| {
@@ -274,8 +276,11 @@ async fn swaps_under_load_lose_no_job_and_running_ones_finish_on_theirs() {
         worker.await.expect("no job was lost or wrong");
     }
     println!("{} jobs over {SWAPS} swaps, none failed", done.load(Ordering::Relaxed));
-    let long = long.await.expect("it ends");
-    assert_eq!(long.events.last().map(|e| e.plugin.as_str()), Some("hostile@1.0.0"));
+    let mut last = None;
+    while let Some(event) = within("an event", long.next()).await {
+        last = Some(event.expect("it ends").plugin);
+    }
+    assert_eq!(last.as_deref(), Some("hostile@1.0.0"));
     house.quiet().await;
     // Whatever was swapped out is gone, but for what stands by.
     let start = Instant::now();
