@@ -354,7 +354,7 @@ async fn a_compiler_that_fails_is_named_and_costs_one_plugin() {
 
 #[test]
 fn a_child_of_another_version_compiles_nothing() {
-    let order = ["compile-component", &"0".repeat(64), "0", "512", "64", "10"];
+    let order = ["compile-component", &"0".repeat(64), "0", "512", "64", "10", "false"];
     let output = Command::new(binary()).args(order).stdin(Stdio::null()).output().expect("it runs");
     let said = String::from_utf8_lossy(&output.stderr);
     assert_eq!((output.status.code(), output.stdout.len()), (Some(13), 0), "{said}");
@@ -400,7 +400,7 @@ async fn a_child_keeps_its_limits_when_nobody_looks_after_it() {
     let order: Vec<&str> = error.split("order: ").nth(1).expect("an order").split_whitespace().collect();
     let [command, engine, ..] = order[..] else { panic!("{order:?}") };
     let size = fs::metadata(guest("echo").join("echo.wasm")).expect("echo").len().to_string();
-    assert_eq!(order[2..], [&size, "2048", "512", order[5]], "the config's limits");
+    assert_eq!(order[2..], [&size, "2048", "512", order[5], "false"], "the config's limits");
 
     let long = component(&[functions(100, &branches(50_000))]);
     let large = component(&[data(4 << 20)]);
@@ -420,7 +420,7 @@ async fn a_child_keeps_its_limits_when_nobody_looks_after_it() {
         let told = told.unwrap_or(&length);
         let start = Instant::now();
         let ended = Command::new(binary())
-            .args([command, engine, told, limits[0], limits[1], limits[2]])
+            .args([command, engine, told, limits[0], limits[1], limits[2], "false"])
             .stdin(fs::File::open(&input).expect("there"))
             .stdout(fs::File::create(&output).expect("there"))
             .stderr(Stdio::null())
