@@ -6,11 +6,12 @@ use std::process::Command;
 use std::{env, fs};
 
 /// Crate, library name, source folder.
-const GUESTS: [(&str, &str, &str); 9] = [
+const GUESTS: [(&str, &str, &str); 10] = [
     ("warren-plugin-echo", "echo", "plugins/echo"),
     ("warren-plugin-transcribe", "transcribe", "plugins/transcribe"),
     ("warren-guest-noop", "noop", "tests/guests/noop"),
     ("warren-guest-hostile", "hostile", "tests/guests/hostile"),
+    ("warren-guest-kernels", "kernels", "tests/guests/kernels"),
     ("warren-guest-escape", "escape", "tests/guests/escape"),
     ("warren-guest-onnx", "onnx", "tests/guests/onnx"),
     ("warren-guest-conformance", "conformance", "tests/guests/conformance"),

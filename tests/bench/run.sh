@@ -18,7 +18,7 @@ export WARREN_BENCH_TRANSCRIBE="$PWD/target/plugins/transcribe"
 parts=" ${BENCH:-tensor host hotload jobs latency peers memory} "
 wants() { case "$parts" in *" $1 "*) return 0 ;; *) return 1 ;; esac; }
 
-cargo build --release --locked --workspace --bin warren --bench host --bench hotload --bench rabbitmq --bench speed \
+cargo build --release --locked --workspace --bin warren --bench host --bench limits --bench hotload --bench rabbitmq --bench speed \
     --example wgpu_chain --example worst_errors
 if wants tensor; then
     # A workspace of its own: nothing but this needs what it builds.
@@ -34,6 +34,7 @@ if wants tensor; then
 fi
 if wants host; then
     cargo bench --quiet --locked --workspace --bench host
+    cargo bench --quiet --locked --workspace --bench limits
 fi
 if wants hotload; then
     cargo bench --quiet --locked --workspace --bench hotload
