@@ -27,7 +27,16 @@ async fn many_queues_are_consumed_on_several_connections() {
     for consumer in &consumers {
         consumer.subscription.set_prefetch(20);
     }
-    for round in 0..3 {
+    for round in 0..4 {
+        if round == 3 {
+            // All connections break: every queue finds a place again.
+            node.close_all_connections();
+            let start = Instant::now();
+            while broker.connects() < 4 || !broker.is_connected() {
+                assert!(start.elapsed() < PATIENCE, "{} connects", broker.connects());
+                tokio::time::sleep(GLANCE).await;
+            }
+        }
         for (number, consumer) in consumers.iter_mut().enumerate() {
             let message = Message {
                 exchange: String::new(),
@@ -37,17 +46,22 @@ async fn many_queues_are_consumed_on_several_connections() {
             };
             let confirmed = within("a confirm", broker.publish(message, true)).await;
             assert_eq!(confirmed.expect("the broker is there"), Confirmation::Confirmed);
-            let delivery = within("a delivery", consumer.deliveries.recv()).await.expect("delivered");
-            assert_eq!(&delivery.message.body[..], format!("{round} {number}").as_bytes());
-            assert_eq!(delivery.delivery_count, 0, "it came again");
-            broker.settle(delivery.tag, Settle::Ack);
+            // What was in hand when a channel gave way to another may come again before it.
+            loop {
+                let delivery = within("a delivery", consumer.deliveries.recv()).await.expect("delivered");
+                broker.settle(delivery.tag, Settle::Ack);
+                if delivery.message.body[..] == *format!("{round} {number}").as_bytes() {
+                    break;
+                }
+            }
         }
     }
+    let connects = broker.connects();
     let connections = node.ctl(&["list_connections", "channels", "--no-table-headers"]);
     let channels: Vec<usize> = connections.lines().filter_map(|l| l.trim().parse().ok()).collect();
     println!("channels of each connection: {channels:?}");
     assert!(channels.len() >= 6 && channels.iter().all(|&c| c <= CHANNELS), "{channels:?}");
-    assert_eq!(broker.connects(), 2, "no connection was given up");
+    assert_eq!(connects, 4, "no connection was given up but by the broker");
     // Nothing is left in hand, wherever it was acknowledged.
     let start = Instant::now();
     for number in 0..QUEUES {

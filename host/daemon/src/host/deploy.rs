@@ -648,9 +648,10 @@ pub(super) async fn keep(inner: Weak<Inner>) {
             // A burst of events is one look.
             () = host.deploy.look.notified() => {
                 // But what was renamed into its place is whole, and waits for nothing.
-                if host.deploy.whole.lock().unwrap_or_else(PoisonError::into_inner).is_empty() {
-                    tokio::time::sleep(SOON).await;
-                }
+                let burst = tokio::time::Instant::now() + SOON;
+                while host.deploy.whole.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+                    && tokio::time::timeout_at(burst, host.deploy.look.notified()).await.is_ok()
+                {}
             }
         }
         soon = match host.scan(false).await {

@@ -24,9 +24,8 @@ impl Lane {
         Arc::new(Self { link: Link::new(), used: AtomicUsize::new(0) })
     }
 
-    /// A place, if there is one left.
-    fn enter(self: &Arc<Self>) -> Option<Place> {
-        let most = self.link.live.borrow().as_deref().map_or(SUBSCRIPTIONS, most);
+    /// A place, if there is one left of so many.
+    fn enter(self: &Arc<Self>, most: usize) -> Option<Place> {
         let room = |used: usize| (used < most).then_some(used + 1);
         self.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, room).ok()?;
         Some(Place(Arc::clone(self)))
@@ -63,22 +62,28 @@ impl Drop for Place {
 /// All connections that consume but the first.
 pub(super) struct Lanes {
     more: Mutex<Vec<Arc<Lane>>>,
+    /// Places on a connection, by what the broker allowed when there was one.
+    most: AtomicUsize,
     target: Arc<Target>,
     stop: CancellationToken,
 }
 
 impl Lanes {
     pub fn new(target: Arc<Target>, stop: CancellationToken) -> Self {
-        Self { more: Mutex::default(), target, stop }
+        Self { more: Mutex::default(), most: AtomicUsize::new(SUBSCRIPTIONS), target, stop }
     }
 
     /// A place on the first connection that has one; on a new one if none has.
     pub fn place(&self, first: &Arc<Lane>) -> Place {
-        if let Some(place) = first.enter() {
+        if let Some(live) = first.link.live.borrow().as_deref() {
+            self.most.store(most(live), Ordering::Relaxed);
+        }
+        let most = self.most.load(Ordering::Relaxed);
+        if let Some(place) = first.enter(most) {
             return place;
         }
         let mut more = self.more.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(place) = more.iter().find_map(Lane::enter) {
+        if let Some(place) = more.iter().find_map(|lane| lane.enter(most)) {
             return place;
         }
         let lane = Lane::new();

@@ -1,7 +1,8 @@
 //! RabbitMQ, through lapin, which is named here and nowhere else.
 //!
 //! Two connections: one consumes and acknowledges, the other publishes, for the broker blocks those
-//! that publish when it is short of memory or disk, and acknowledgements must go on. Both live on a
+//! that publish when it is short of memory or disk, and acknowledgements must go on. A host of hundreds
+//! of models has more that consume, for a connection has too few channels (`lanes`). All live on a
 //! runtime of their own, are supervised here and connect again for ever, with pauses that double up
 //! to five seconds and vary at random. lapin's own recovery stays off: it would carry over what must
 //! not be carried over.
