@@ -22,7 +22,7 @@ plugins: prerequisites
 
 test: prerequisites
 	cargo fmt --all --check
-	cargo test --workspace --locked
+	@sh tests/run.sh
 
 bench: plugins
 	sh tests/bench/run.sh

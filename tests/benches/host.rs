@@ -56,7 +56,7 @@ fn main() -> Result<()> {
 
 fn sandbox() -> Result<Arc<Sandbox>> {
     let engine = Arc::new(Engine::new(EngineConfig { threads: 2, ..EngineConfig::default() })?);
-    let config = SandboxConfig { slots: 2, memory_mib: 1024, scratch: None, pagemap_scan: true };
+    let config = SandboxConfig { slots: 2, memory_mib: 1024, ..SandboxConfig::default() };
     Ok(Arc::new(Sandbox::new(&config, engine)?))
 }
 
