@@ -299,7 +299,7 @@ impl Holding {
         // A result may be on its way out that is one of them: its memory is not free yet, and is found
         // again if it is still there when the rest comes back.
         let mut freed: Vec<u64> = self.pieces.iter().map(|p| capacity_for(p.bytes) as u64).collect();
-        let mut memory = vec![Weak::new(); self.pieces.len()];
+        let mut memory = std::iter::repeat_with(Weak::new).take(self.pieces.len()).collect::<Vec<_>>();
         for (value, &(_, at)) in values.iter().zip(&self.slots) {
             let (kept, references) = value.memory();
             if Arc::strong_count(value) > 1 || references > self.pieces[at].shared {

@@ -7,6 +7,9 @@ use std::time::Instant;
 use sha2::{Digest, Sha256};
 use warren_sdk::prelude::*;
 
+/// Work of a kind; answers a sum that depends on all of it.
+type Kernel = fn() -> u64;
+
 struct Kernels;
 
 fn hash() -> u64 {
@@ -38,7 +41,7 @@ fn matmul() -> u64 {
 }
 
 fn parse() -> u64 {
-    let entry = |n: u64| serde_json::json!({"id": n, "name": format!("entry {}", n * 7919 % 1000), "values": [n, n * 2, 0.5], "good": n % 3 == 0});
+    let entry = |n: u64| serde_json::json!({"id": n, "name": format!("entry {}", n * 7919 % 1000), "values": [n, n * 2, 0.5], "good": n.is_multiple_of(3)});
     let text = serde_json::Value::Array((0..1500).map(entry).collect()).to_string();
     let mut sum = 0;
     for _ in 0..10 {
@@ -57,8 +60,8 @@ fn parse() -> u64 {
 
 impl Plugin for Kernels {
     fn prepare() -> Result<(), Failure> {
-        let kernels: [(&str, fn() -> u64); 3] = [("sha256", hash), ("matmul", matmul), ("json", parse)];
-        let time = |(name, kernel): (&str, fn() -> u64)| {
+        let kernels: [(&str, Kernel); 3] = [("sha256", hash), ("matmul", matmul), ("json", parse)];
+        let time = |(name, kernel): (&str, Kernel)| {
             let start = Instant::now();
             black_box(kernel());
             format!("{name} {}", start.elapsed().as_nanos())

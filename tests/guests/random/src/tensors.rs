@@ -26,7 +26,10 @@ const TYPES: [DataType; 8] = [
     DataType::Uint8,
 ];
 
-const UNARY: [(&str, fn(&Tensor) -> Made); 25] = [
+type OnOne = fn(&Tensor) -> Made;
+type OnTwo = fn(&Tensor, &Tensor) -> Made;
+
+const UNARY: [(&str, OnOne); 25] = [
     ("abs", t::abs),
     ("ceil", t::ceil),
     ("cos", t::cos),
@@ -54,7 +57,7 @@ const UNARY: [(&str, fn(&Tensor) -> Made); 25] = [
     ("is-infinite", t::is_infinite),
 ];
 
-const BINARY: [(&str, fn(&Tensor, &Tensor) -> Made); 18] = [
+const BINARY: [(&str, OnTwo); 18] = [
     ("add", t::add),
     ("sub", t::sub),
     ("mul", t::mul),
