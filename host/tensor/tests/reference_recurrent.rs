@@ -123,8 +123,8 @@ proptest! {
                 last.data[(dir * batch + b) * h..][..h].copy_from_slice(&hidden);
             }
         }
-        // What grows without bound overflows sooner in float32.
-        prop_assume!(every.data.iter().all(|v| v.abs() < 1e30));
+        // Relu as a gate lets states grow without bound; what is left when large ones cancel is noise.
+        prop_assume!(every.data.iter().all(|v| v.abs() < 10.0));
         let mut s = session(w);
         let (before, input) = (s.pending(), put(&mut s, &x));
         let operands = GruOperands {
@@ -183,7 +183,7 @@ proptest! {
                 last[1].data[(dir * batch + b) * h..][..h].copy_from_slice(&states.1);
             }
         }
-        prop_assume!(every.data.iter().chain(&last[1].data).all(|v| v.abs() < 1e30));
+        prop_assume!(every.data.iter().chain(&last[1].data).all(|v| v.abs() < 10.0));
         let mut s = session(w);
         let operands = LstmOperands {
             input: put(&mut s, &x),
