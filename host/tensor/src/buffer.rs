@@ -245,7 +245,7 @@ impl BufferPool {
                 // Somebody else may take it first: then again.
                 Err(_) if self.residents.reclaim(|| room(self.live_bytes()).is_some()) => {}
                 Err(live) => {
-                    return Err(Error::out_of_memory(
+                    return Err(Error::full(
                         operation,
                         format!(
                             "needs {bytes} bytes; {live} of the host's limit of {most} (device_memory_mib) \

@@ -3,8 +3,8 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use crate::backend::{Backend, Compiled};
 use crate::budget::Budget;
@@ -115,7 +115,15 @@ pub struct Engine {
     separate: bool,
     device_bytes: u64,
     spill: PathBuf,
+    /// How many jobs may hold memory.
+    sessions: AtomicUsize,
 }
+
+/// How long memory of the device is waited for while other jobs may give some back; where none does,
+/// only what is on its way out can; and how often it is looked for.
+const ROOM: Duration = Duration::from_secs(2);
+const ROOM_ALONE: Duration = Duration::from_millis(200);
+const LOOK: Duration = Duration::from_millis(2);
 
 impl Engine {
     /// An engine on the device that the configuration asks for. Fails when the threads cannot be
@@ -174,6 +182,7 @@ impl Engine {
             separate,
             device_bytes: config.device_bytes,
             spill: config.spill.unwrap_or_else(std::env::temp_dir),
+            sessions: AtomicUsize::new(0),
         })
     }
 
@@ -190,6 +199,7 @@ impl Engine {
             separate: true,
             device_bytes: u64::MAX,
             spill: std::env::temp_dir(),
+            sessions: AtomicUsize::new(0),
         })
     }
 
@@ -230,6 +240,35 @@ impl Engine {
         }
     }
 
+    /// Tries again for a while where the device is full: jobs that end give their memory back, and so do
+    /// results that are on their way out.
+    fn with_room<T>(
+        &self,
+        cancel: Option<&AtomicBool>,
+        mut attempt: impl FnMut() -> Result<T, Error>,
+    ) -> Result<T, Error> {
+        let start = Instant::now();
+        loop {
+            match attempt() {
+                Err(error) if error.kind == ErrorKind::DeviceFull => {
+                    let cancelled = cancel.is_some_and(|cancel| cancel.load(Ordering::Acquire));
+                    let alone = self.sessions.load(Ordering::Relaxed) <= 1;
+                    let most = if alone { ROOM_ALONE } else { ROOM };
+                    if cancelled || start.elapsed() >= most {
+                        return Err(Error { kind: ErrorKind::OutOfMemory, ..error });
+                    }
+                    std::thread::sleep(LOOK);
+                }
+                answer => return answer,
+            }
+        }
+    }
+
+    /// Counts the sessions that are open.
+    pub(crate) fn sessions(&self) -> &AtomicUsize {
+        &self.sessions
+    }
+
     /// A value from row-major little-endian bytes, exactly product(shape) elements of them,
     /// charged to `budget`: a job's input, or an asset.
     pub fn value(
@@ -252,7 +291,7 @@ impl Engine {
             target.copy_from_slice(data);
             Ok(())
         };
-        self.filled(NAME, budget, descriptor, bytes, fill).map(Arc::new)
+        self.with_room(None, || self.filled(NAME, budget, descriptor, bytes, fill)).map(Arc::new)
     }
 
     /// A value of `bytes` bytes that `fill` writes.
@@ -329,6 +368,7 @@ impl Engine {
             }
             Ok(values)
         };
+        let run = || self.with_room(Some(cancel), run);
         match run() {
             Err(Error { kind: ErrorKind::DeviceLost, .. }) if leaves.iter().all(|l| l.host().is_some()) => {
                 run()

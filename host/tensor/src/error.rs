@@ -9,6 +9,9 @@ pub enum ErrorKind {
     Unsupported,
     /// The job's budget, or a limit of the session, would be exceeded. Nothing was allocated.
     OutOfMemory,
+    /// The device is full of what others hold: there may be room in a moment. Becomes `OutOfMemory`
+    /// where that was waited for.
+    DeviceFull,
     /// The job was cancelled while its graph ran.
     Cancelled,
     /// The device failed.
@@ -35,6 +38,20 @@ impl Error {
     #[cold]
     pub fn invalid(operation: &'static str, message: impl Into<String>) -> Error {
         Error { kind: ErrorKind::InvalidArgument, operation, message: message.into() }
+    }
+
+    /// An [`ErrorKind::DeviceFull`].
+    #[cold]
+    pub(crate) fn full(operation: &'static str, message: impl Into<String>) -> Error {
+        Error { kind: ErrorKind::DeviceFull, operation, message: message.into() }
+    }
+
+    /// The same where nobody waits for room any more.
+    pub(crate) fn settled(self) -> Error {
+        match self.kind {
+            ErrorKind::DeviceFull => Error { kind: ErrorKind::OutOfMemory, ..self },
+            _ => self,
+        }
     }
 
     /// An [`ErrorKind::OutOfMemory`].

@@ -347,7 +347,11 @@ impl Holding {
                     let fill = |bytes: &mut [u8]| file.read_exact_at(bytes, piece.offset).map_err(broken);
                     Arc::new(match kept {
                         Some(kept) => kept,
-                        None => self.engine.filled(NAME, &piece.budget, descriptor, piece.bytes, fill)?,
+                        // Whoever wants it back waits for room by itself.
+                        None => self
+                            .engine
+                            .filled(NAME, &piece.budget, descriptor, piece.bytes, fill)
+                            .map_err(Error::settled)?,
                     })
                 }
             };

@@ -100,9 +100,16 @@ pub struct Session {
     scratch: Scratch,
 }
 
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.engine.sessions().fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
 impl Session {
     /// A scope that charges `budget` and stops computing once `cancel` is set.
     pub fn new(engine: Arc<Engine>, budget: Arc<Budget>, cancel: Arc<AtomicBool>) -> Session {
+        engine.sessions().fetch_add(1, Ordering::Relaxed);
         Session {
             engine,
             budget,

@@ -61,7 +61,7 @@ fn error(state: &mut State, error: warren_tensor::Error) -> Result<wit::Error> {
     let kind = match error.kind {
         ErrorKind::InvalidArgument => wit::ErrorKind::InvalidArgument,
         ErrorKind::Unsupported => wit::ErrorKind::Unsupported,
-        ErrorKind::OutOfMemory => {
+        ErrorKind::OutOfMemory | ErrorKind::DeviceFull => {
             let (limit, most) = match state.draft {
                 Some(_) => ("assets_mib", state.limits.assets_mib),
                 None => ("device_mib", state.limits.device_mib),

@@ -122,7 +122,7 @@ impl Pool {
             None => {
                 let (live, free) = self.bytes();
                 if !fits() {
-                    return Err(Error::out_of_memory(
+                    return Err(Error::full(
                         "dispatch",
                         format!(
                             "needs {capacity} bytes on the device; {live} of the host's limit of {} \
