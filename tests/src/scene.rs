@@ -7,7 +7,7 @@ use fastrand::Rng;
 use tempfile::TempDir;
 
 use crate::oracle::table::Report;
-use crate::oracle::{Job, Oracle};
+use crate::oracle::{Job, Oracle, depths};
 use crate::process::{Process, plugins};
 use crate::proxy::Proxy;
 use crate::rabbitmq::{Node, shared};
@@ -88,6 +88,21 @@ impl Scene {
         let report = self.oracle.finish(self.node, fault, runs).await;
         println!("{}: {:.1} s", self.name, self.since.elapsed().as_secs_f64());
         report
+    }
+
+    /// Waits until nothing is left in any queue: copies of jobs that have ended may still be on their way,
+    /// and the next fault would meet them.
+    pub async fn emptied(&self) {
+        let start = Instant::now();
+        loop {
+            let mut left = depths(self.node, &self.address);
+            left.retain(|(_, count)| *count > 0);
+            if left.is_empty() {
+                return;
+            }
+            assert!(start.elapsed() < PATIENCE, "{}: still there: {left:?}", self.name);
+            tokio::time::sleep(GLANCE).await;
+        }
     }
 
     /// Asserts that every job ends.

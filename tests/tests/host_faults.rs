@@ -420,6 +420,7 @@ async fn a_job_that_kills_its_host_is_quarantined_within_two_deaths() {
             tokio::time::sleep(GLANCE).await;
         }
         println!("run {run}: {deaths} deaths");
+        scene.emptied().await;
         assert!((1..=2).contains(&deaths), "run {run}: the job has killed {deaths} hosts");
     }
     let report = scene.finish("a job that kills its host every time", RUNS).await;
