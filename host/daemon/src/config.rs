@@ -68,8 +68,7 @@ pub struct Config {
     pub limits: Limits,
     /// How much stack a guest has, KiB.
     pub stack_kib: u64,
-    /// Count the instructions of all guests, which costs about a tenth of their speed: `limits.fuel`
-    /// needs it.
+    /// Count the instructions of all guests, which makes them slower: `limits.fuel` needs it.
     pub count_fuel: bool,
     /// Memory that compiling a component may take, MiB.
     pub compile_memory_mib: u64,

@@ -337,7 +337,9 @@ impl Inner {
         if f64::from(broken) > f64::from(limit) * self.config.rollback.rate {
             let Some(before) = trials.remove(name).or_else(|| self.plugins.before(plugin)) else { return };
             drop(trials);
+            // The first line of it: a backtrace stands in the dead letter.
             let why = failure.map(Failure::to_string).unwrap_or_default();
+            let why = why.lines().next().unwrap_or_default();
             let reason =
                 format!("{broken} of its first {jobs} jobs failed: rolled back to {before}; the last: {why}");
             tracing::error!(plugin = %name, %reason, "rolled back");
